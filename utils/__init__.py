@@ -1,0 +1,1 @@
+"""Helpers of the training, validation and detection scripts. Importing this package does nothing."""

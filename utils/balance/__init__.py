@@ -1,0 +1,1 @@
+"""Class balance: weights, samplers and losses chosen from the hyp YAML."""

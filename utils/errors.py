@@ -1,0 +1,62 @@
+"""Errors that a user can cause, and how a command ends when one reaches it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+BAD_INPUT_STATUS = 2
+FAILED_WORK_STATUS = 1
+TRACEBACK_VARIABLE = "YOLOV5_TRACEBACK"
+
+
+class InputError(ValueError):
+    """A wrong argument, file or setting found before work starts: one line, exit status 2.
+
+    The message names the file, key or option, what was found and what is allowed.
+    """
+
+    exit_status = BAD_INPUT_STATUS
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder that the user named does not exist."""
+
+    def __str__(self) -> str:
+        """Return the message alone (OSError would format it with an errno)."""
+        return str(self.args[0]) if self.args else ""
+
+
+class InputErrors(InputError):
+    """Several problems of one file, reported together, one line each.
+
+    Args:
+        problems: the messages, at least one.
+    """
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class WorkError(RuntimeError):
+    """Work that started and cannot go on: one line, exit status 1."""
+
+    exit_status = FAILED_WORK_STATUS
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Call ``main`` and end the process as the project promises for every command.
+
+    An InputError or WorkError becomes its message on stderr and its exit status, without a traceback unless the
+    environment variable YOLOV5_TRACEBACK is set. Anything else is a defect and keeps its traceback.
+    """
+    try:
+        main()
+    except (InputError, WorkError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_status)
