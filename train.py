@@ -1,0 +1,282 @@
+"""Train a YOLOv5 detection model.
+
+python train.py --data coco128.yaml --weights yolov5s.pt --img 640
+python train.py --data parts.yaml --weights '' --cfg yolov5n.yaml --hyp hyp.focal.yaml
+torchrun --nproc_per_node 4 train.py --data coco.yaml --batch-size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE = Path(__file__).resolve()
+ROOT = FILE.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from utils.distributed import World, broadcast_from_main, join_group, leave_group  # noqa: E402
+from utils.errors import InputError, run_command  # noqa: E402
+from utils.logs import LOGGER, colorstr, setup_logging  # noqa: E402
+from utils.schedule import Schedule, linear_lr, one_cycle  # noqa: E402
+
+WORLD = World.from_environment()
+LOCAL_RANK, RANK, WORLD_SIZE = WORLD.local_rank, WORLD.rank, WORLD.size
+
+
+def parse_opt(known: bool = False) -> argparse.Namespace:
+    """Return the options of the command line; with ``known`` unknown arguments are left alone."""
+    parser = build_parser()
+    return parser.parse_known_args()[0] if known else parser.parse_args()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser: names, defaults and types are upstream's."""
+    parser = argparse.ArgumentParser(description="Train a YOLOv5 detection model.")
+    add = parser.add_argument
+    add("--weights", type=str, default=ROOT / "yolov5s.pt", help="initial weights (.pt); '' trains from scratch")
+    add("--cfg", type=str, default="", help="model YAML, such as yolov5n.yaml")
+    add("--data", type=str, default=ROOT / "data/coco128.yaml", help="data set YAML")
+    add(
+        "--hyp",
+        type=str,
+        default=ROOT / "data/hyps/hyp.scratch-low.yaml",
+        help="hyperparameter YAML",
+    )
+    add("--epochs", type=int, default=100, help="number of epochs")
+    add("--batch-size", type=int, default=16, help="images per step over all processes; -1 fits it to the GPU's memory")
+    add("--imgsz", "--img", "--img-size", type=int, default=640, help="training and validation image size in pixels")
+    add("--rect", action="store_true", help="rectangular batches, sorted by aspect ratio")
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        help="go on with an interrupted run: its last.pt, or the latest",
+    )
+    add("--nosave", action="store_true", help="save the final epoch only")
+    add("--noval", action="store_true", help="validate after the final epoch only")
+    add("--noautoanchor", action="store_true", help="keep the model's anchors without a check")
+    add("--noplots", action="store_true", help="write no pictures")
+    add(
+        "--evolve",
+        type=int,
+        nargs="?",
+        const=300,
+        help="evolve hyperparameters for this many generations (not in this version)",
+    )
+    add(
+        "--evolve_population",
+        type=str,
+        default=ROOT / "data/hyps",
+        help="folder of hyp files to start an evolution from",
+    )
+    add("--resume_evolve", type=str, default=None, help="evolution to go on with")
+    add("--bucket", type=str, default="", help="storage bucket (no online service is used: no effect)")
+    add("--cache", type=str, nargs="?", const="ram", help="keep decoded images in: ram (default) or disk")
+    add("--image-weights", action="store_true", help="draw images of rare and badly found classes more often")
+    add("--device", default="", help="CUDA device, such as 0 or 0,1,2,3, or cpu")
+    add("--multi-scale", action="store_true", help="vary the image size by +/- 50 %% from step to step")
+    add("--single-cls", action="store_true", help="train all classes as one")
+    add("--optimizer", type=str, choices=["SGD", "Adam", "AdamW"], default="SGD", help="optimizer")
+    add("--sync-bn", action="store_true", help="batch norm over all processes (CUDA, torchrun)")
+    add("--workers", type=int, default=8, help="loader processes per training process")
+    add("--project", default=ROOT / "runs/train", help="folder of the runs")
+    add("--name", default="exp", help="name of the run's folder; cfg names it after the model YAML")
+    add("--exist-ok", action="store_true", help="use an existing run folder instead of a new number")
+    add("--quad", action="store_true", help="quad loader: four images in one of double size")
+    add("--cos-lr", action="store_true", help="cosine learning rate instead of linear")
+    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add("--patience", type=int, default=100, help="epochs without improvement before stopping; 0 never stops")
+    add("--freeze", nargs="+", type=int, default=[0], help="layers to freeze: 10 the first ten, 0 1 2 those three")
+    add("--save-period", type=int, default=-1, help="also keep every Nth epoch's checkpoint")
+    add("--seed", type=int, default=0, help="seed of everything random")
+    add("--local_rank", type=int, default=-1, help="set by old launchers; torchrun needs it not")
+    add("--entity", default=None, help="account of an online service (no effect)")
+    add("--upload_dataset", nargs="?", const=True, default=False, help="upload the data set (no effect)")
+    add("--bbox_interval", type=int, default=-1, help="log validation pictures with boxes every N epochs")
+    return parser
+
+
+@dataclass
+class Outcome:
+    """What the epochs came to: the last validation's results, the best fitness, the last epoch's number."""
+
+    results: tuple[float, ...] = (0.0,) * 7
+    best_fitness: float = 0.0
+    epoch: int = 0
+
+
+def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: Any) -> tuple[float, ...]:
+    """Train one model from checked options to its final validation.
+
+    Args:
+        hyp: hyperparameter YAML path, mapping, or Hyperparameters.
+        opt: options as ``main`` leaves them.
+        device: where to train.
+        callbacks: utils.callbacks.Callbacks whose hooks are run.
+
+    Returns:
+        P, R, mAP50, mAP50-95 and the box, objectness and classification losses of the final validation.
+    """
+    from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
+
+    from utils import training
+    from utils.engine import Engine, StepState
+    from utils.run import Run
+
+    callbacks.run("on_pretrain_routine_start")
+    hyp = training.load_hyperparameters(hyp, opt.label_smoothing)
+    data = training.load_data(opt.data, opt.single_cls)
+    hyp.validate_for(names=data.names, rect=opt.rect)
+    init_seeds(opt.seed, deterministic=True)
+
+    checkpoint = training.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
+    model = training.build_model(opt.cfg, checkpoint, data, hyp, bool(opt.resume), device)
+    training.freeze_layers(model, opt.freeze)
+    amp_dtype = choose_amp(model, device)
+    stride = max(int(model.stride.max()), 32)
+    imgsz = training.check_image_size(opt.imgsz, stride)
+    batch_size = training.choose_batch_size(opt, model, imgsz, amp_dtype is not None, WORLD)
+    optimizer = training.build_optimizer(model, opt.optimizer, hyp, batch_size * WORLD.size)
+    ema = ModelEMA(model) if WORLD.is_main else None
+
+    loader, dataset, val_loader = training.build_loaders(opt, hyp, data, imgsz, stride, batch_size, WORLD)
+    balance = training.apply_class_balance(hyp, data, loader, dataset, opt.seed)
+    hyp = hyp.scaled(nc=data.nc, nl=model.model[-1].nl, imgsz=imgsz)
+    if not opt.resume and WORLD.is_main:
+        training.fit_anchors(opt, hyp, model, dataset, imgsz)
+    training.attach_facts(model, hyp, data, dataset, device)
+    parallel = training.wrap_parallel(model, opt, WORLD, device)
+    criterion = training.build_criterion(model, hyp, balance, device, WORLD)
+    schedule = Schedule(
+        one_cycle(1, hyp["lrf"], opt.epochs) if opt.cos_lr else linear_lr(opt.epochs, hyp["lrf"]),
+        Schedule.count_warmup_steps(hyp["warmup_epochs"], len(loader)),
+        hyp["warmup_bias_lr"], hyp["warmup_momentum"], hyp["momentum"], batch_size * WORLD.size,
+    )  # fmt: skip
+    engine = Engine(
+        parallel, criterion, optimizer, schedule,
+        torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16), ema, device, WORLD, amp_dtype,
+        4.0 if opt.quad else 1.0, training.resizer(opt, imgsz, stride),
+    )  # fmt: skip
+    run = Run(
+        opt=opt, hyp=hyp, data=data, model=model, engine=engine, stopper=EarlyStopping(patience=opt.patience),
+        loader=loader, dataset=dataset, val_loader=val_loader, balance=balance, imgsz=imgsz, callbacks=callbacks,
+        state=StepState(loss_sum=torch.zeros(3, device=device)), checkpoint=checkpoint,
+    )  # fmt: skip
+    del checkpoint
+    run.begin()
+    outcome = run_epochs(run)
+    return run.finish(outcome)
+
+
+def run_epochs(run: Any) -> Outcome:
+    """Train, validate, log and save, epoch by epoch."""
+    opt, state = run.opt, run.state
+    outcome = Outcome(best_fitness=run.best_fitness, epoch=state.epoch)
+    start = time.time()
+    first = state.epoch
+    run.callbacks.run("on_train_start")
+    for epoch in range(first, opt.epochs):
+        outcome.epoch = epoch
+        losses = run.train_epoch(epoch)
+        final = epoch + 1 == opt.epochs or run.stopper.possible_stop
+        stop = False
+        if WORLD.is_main:
+            stop = run.close_epoch(epoch, losses, final, outcome)
+        stop = broadcast_from_main(stop)
+        run.share_maps()
+        if stop:
+            break
+    if WORLD.is_main and outcome.epoch >= first:
+        hours = (time.time() - start) / 3600
+        LOGGER.info(f"\n{max(outcome.epoch - first + 1, 0)} epochs completed in {hours:.3f} hours.")
+    return outcome
+
+
+def choose_amp(model: torch.nn.Module, device: torch.device) -> torch.dtype | None:
+    """Return the mixed-precision type: fp16 on CUDA where it gives the boxes of float32, else bf16, else None."""
+    from utils.amp import choose_dtype
+
+    return choose_dtype(model, device)
+
+
+def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
+    """Check the options, take those of a resumed run, find files, and join the process group."""
+    from utils.paths import check_yaml
+    from utils.torch_utils import select_device
+
+    from utils import train_options
+
+    if opt.resume and not opt.evolve:
+        opt = resume_options(opt)
+    train_options.check_options(opt, WORLD.size)
+    train_options.warn_unused(opt)
+    if not isinstance(opt.data, dict):
+        opt.data = str(check_yaml(opt.data))
+    if not isinstance(opt.hyp, dict):
+        opt.hyp = str(check_yaml(opt.hyp))
+    opt.cfg = str(check_yaml(opt.cfg)) if opt.cfg else ""
+    opt.weights, opt.project = str(opt.weights), str(opt.project)
+    if opt.name == "cfg":
+        opt.name = Path(opt.cfg).stem
+    device = select_device(opt.device, batch_size=opt.batch_size)
+    return opt, join_group(WORLD, device)
+
+
+def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
+    """Return the options of the run to resume: the named last.pt, or the latest below the runs folder."""
+    from utils.paths import get_latest_run
+
+    from utils import train_options
+
+    latest = opt.resume if isinstance(opt.resume, (str, Path)) else get_latest_run(str(ROOT / "runs"))
+    if not latest:
+        raise InputError("--resume: no last.pt below runs/; allowed is --resume path/to/last.pt")
+    checkpoint = Path(latest)
+    given = train_options.explicit_options(build_parser(), sys.argv[1:]) if Path(sys.argv[0]).name == FILE.name else {}
+    resumed = train_options.resumed_options(opt, checkpoint, train_options.saved_options(checkpoint), given)
+    resumed.save_dir = str(checkpoint.parent.parent)
+    resumed.project, resumed.name = str(checkpoint.parent.parent.parent), checkpoint.parent.parent.name
+    return resumed
+
+
+def main(opt: argparse.Namespace, callbacks: Any = None) -> tuple[float, ...]:
+    """Resolve the options and train."""
+    from utils.callbacks import Callbacks
+
+    setup_logging(WORLD.rank)
+    begun = datetime.datetime.now()
+    prepared, device = prepare(opt)
+    vars(opt).update(vars(prepared))
+    LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
+    try:
+        results = train(opt.hyp, opt, device, callbacks or Callbacks())
+    finally:
+        leave_group()
+    LOGGER.info(f"Started {begun:%Y-%m-%d %H:%M:%S}, results in {colorstr('bold', opt.save_dir)}")
+    return results
+
+
+def run(**kwargs: Any) -> argparse.Namespace:
+    """Train from Python: every option by name, as in ``train.run(data="coco128.yaml", imgsz=320, epochs=3)``.
+
+    Returns:
+        The options, with ``save_dir`` set to the run's folder.
+    """
+    from utils.train_options import apply_keywords
+
+    opt = apply_keywords(build_parser().parse_args([]), kwargs)
+    main(opt)
+    return opt
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse_opt()))

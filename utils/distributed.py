@@ -1,0 +1,96 @@
+"""Processes that train one model together: torchrun's environment, the group, and the few things they exchange."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import InputError
+
+GROUP_TIMEOUT = datetime.timedelta(hours=3)  # the main process validates alone while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those that torchrun started.
+
+    Attributes:
+        rank: global rank, -1 without distribution.
+        local_rank: rank on this machine, -1 without distribution.
+        size: number of processes, 1 without distribution.
+    """
+
+    rank: int = -1
+    local_rank: int = -1
+    size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """Read RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them."""
+        read = os.environ.get
+        return cls(int(read("RANK", -1)), int(read("LOCAL_RANK", -1)), int(read("WORLD_SIZE", 1)))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank in {-1, 0}
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether several processes may be at work (torchrun was used)."""
+        return self.rank != -1
+
+
+def join_group(world: World, device: torch.device) -> torch.device:
+    """Join the process group: NCCL on CUDA, gloo on the CPU.
+
+    Args:
+        world: this process's place; nothing happens without distribution.
+        device: the device type that ``--device`` asked for.
+
+    Returns:
+        The device of this process: ``cuda:<local rank>``, or ``device`` unchanged on the CPU.
+
+    Raises:
+        InputError: more processes than GPUs on this machine.
+    """
+    if not world.is_distributed:
+        return device
+    if device.type == "cuda":
+        if torch.cuda.device_count() <= world.local_rank:
+            raise InputError(
+                f"torchrun started local rank {world.local_rank}, but {torch.cuda.device_count()} CUDA devices are "
+                "visible here: allowed are as many processes per machine as devices"
+            )
+        torch.cuda.set_device(world.local_rank)
+        device = torch.device("cuda", world.local_rank)
+    backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend=backend, timeout=GROUP_TIMEOUT)
+    return device
+
+
+def leave_group() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of ``tensor`` over all processes (without gradient); the tensor itself when alone."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+    return tensor
+
+
+def broadcast_from_main(value: Any) -> Any:
+    """Return the main process's ``value`` (a small picklable object of numbers and strings) on every process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]

@@ -1,0 +1,278 @@
+"""One training run: its folder, its epochs' ends, its checkpoints and its closing validation."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils import resume, training
+from utils.distributed import broadcast_from_main
+from utils.engine import Engine, StepState
+from utils.errors import InputError
+from utils.hyperparameters import Hyperparameters
+from utils.logs import LOGGER, colorstr
+
+PICTURED_BATCHES = 3
+
+
+@dataclass
+class Run:
+    """Everything a run has, built by ``train.train``; the methods are the run's stages in order."""
+
+    opt: argparse.Namespace
+    hyp: Hyperparameters
+    data: training.Data
+    model: nn.Module
+    engine: Engine
+    stopper: Any
+    loader: Any
+    dataset: Any
+    val_loader: Any
+    balance: training.ClassBalance
+    imgsz: int
+    callbacks: Any
+    state: StepState
+    checkpoint: dict[str, Any] | None
+    best_fitness: float = 0.0
+    maps: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    folder: Path = field(default_factory=Path)
+    log: Any = None
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.folder / "weights" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the best fitness."""
+        return self.folder / "weights" / "best.pt"
+
+    # Beginning ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Claim the folder, restore a resumed run, write settings and label pictures."""
+        self.maps = np.zeros(self.data.nc)
+        if self.opt.resume:
+            self._restore()
+        self.checkpoint = None  # it holds a copy of the model
+        self.folder = training.claim_run_folder(self.opt, self.engine.world)
+        self.opt.save_dir = str(self.folder)
+        if not self.engine.world.is_main:
+            return
+        self._open_log()
+        LOGGER.info(self.balance.table)
+        self.log.log_table("class_balance", self.balance.table)
+        if not self.opt.noplots and not self.opt.resume:
+            from utils.plots import plot_labels
+
+            labels = np.concatenate(self.dataset.labels, 0)
+            plot_labels(labels, self.data.names, self.folder)
+        self.callbacks.run("on_pretrain_routine_end", self.dataset.labels, self.data.names)
+        LOGGER.info(
+            f"Image sizes {self.imgsz} train, {self.imgsz} val\nUsing {self.loader.num_workers} dataloader workers\n"
+            f"Logging results to {colorstr('bold', self.folder)}\nStarting training for {self.opt.epochs} epochs..."
+        )
+
+    def _open_log(self) -> None:
+        from utils.loggers import RunLogger
+        from utils.train_options import plain_options
+        from utils.yaml_files import write_yaml
+
+        first = self.state.epoch if self.opt.resume else 0
+        self.log = RunLogger(self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots)
+        if self.opt.resume:
+            return
+        as_read = self.given_hyp()
+        write_yaml(self.folder / "hyp.yaml", as_read)
+        write_yaml(self.folder / "opt.yaml", {**plain_options(self.opt), "hyp": as_read})
+        self.log.log_hyp(as_read)
+
+    def given_hyp(self) -> dict[str, Any]:
+        """Return the hyperparameters as read, before any scaling."""
+        return training.load_hyperparameters(self.opt.hyp, self.opt.label_smoothing).to_dict()
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what must not change between a run and its resumption."""
+        return {
+            "names": dict(self.data.names), "world_size": self.engine.world.size, "batch_size": self.opt.batch_size,
+            "images": self.dataset.n, "boxes": int(self.balance.instances.sum()), "imgsz": self.imgsz,
+        }  # fmt: skip
+
+    def _restore(self) -> None:
+        from utils.torch_utils import smart_resume
+
+        path = str(self.opt.weights)
+        checkpoint = self.checkpoint or {}
+        if checkpoint.get("epoch", -1) < 0 and not checkpoint.get("resume"):
+            raise InputError(
+                f"--resume {path}: its run is finished; allowed is an interrupted one (or --weights {path})"
+            )
+        engine = self.engine
+        if checkpoint.get("optimizer") is not None:
+            engine.optimizer.load_state_dict(checkpoint["optimizer"])
+        block = checkpoint.get("resume")
+        if not block:
+            LOGGER.warning(f"WARNING {path}: written by another YOLOv5: resumes at its epoch, not bit for bit")
+            fitness, epoch, _ = smart_resume(checkpoint, engine.optimizer, engine.ema, path, self.opt.epochs, True)
+            self.best_fitness, self.state.epoch = float(np.max(fitness)), epoch
+            self.state.last_optimizer_step = epoch * len(self.loader) - 1
+            return
+        saved = dict(block["facts"])
+        resume.check_facts(path, saved, self._facts())
+        self.best_fitness = float(saved["best_fitness"])
+        self.maps = np.asarray(saved["maps"], dtype=np.float64)
+        self.state = resume.restore(
+            block, self.model, engine.ema, engine.scaler, self.stopper, engine.criterion, engine.device
+        )
+        LOGGER.info(f"Resuming {path} at epoch {self.state.epoch}, {self.opt.epochs} epochs in all")
+
+    # Epochs ------------------------------------------------------------------------------------------------------
+
+    def train_epoch(self, epoch: int) -> list[float]:
+        """Train one epoch and return its mean losses."""
+        self.callbacks.run("on_train_epoch_start")
+        engine = self.engine
+        self.state.start_epoch(epoch, engine.device)
+        if self.opt.image_weights:
+            self.loader.set_weights(training.image_weights_of(self.dataset, self.model, self.maps, self.data.nc))
+        self.loader.set_epoch(epoch, start_batch=self.state.batch)
+        engine.criterion.set_epoch(epoch, self.opt.epochs)
+        losses = engine.train_epoch(self.loader, self.state, self.opt.epochs, self._after_batch)
+        self.callbacks.run("on_train_epoch_end", epoch=epoch)
+        return losses
+
+    def _after_batch(
+        self, step: int, images: torch.Tensor, targets: torch.Tensor, paths: list[str], losses: torch.Tensor
+    ) -> None:
+        if not self.engine.world.is_main:
+            return
+        self.callbacks.run("on_train_batch_start")
+        if step < PICTURED_BATCHES and not self.opt.noplots:
+            from utils.plots import plot_images
+
+            picture = self.folder / f"train_batch{step}.jpg"
+            plot_images(images.cpu(), targets.cpu(), paths, picture, self.data.names)
+            self.log.log_images({picture.stem: picture}, 0)
+            if step == 0:
+                self.log.log_graph(self.model, (self.imgsz, self.imgsz))
+        self.callbacks.run("on_train_batch_end", self.model, step, images, targets, paths, losses)
+
+    def close_epoch(self, epoch: int, losses: list[float], final: bool, outcome: Any) -> bool:
+        """Validate, log and save after an epoch (main process only); return whether training should stop."""
+        engine, opt = self.engine, self.opt
+        rates = [group["lr"] for group in engine.optimizer.param_groups]
+        engine.ema.update_attr(self.model, include=["yaml", "nc", "hyp", "names", "stride", "class_weights"])
+        per_class = None
+        if not opt.noval or final:
+            outcome.results, self.maps, per_class = self._validate(epoch)
+        fitness = self._fitness(outcome.results)
+        stop = self.stopper(epoch=epoch, fitness=fitness)
+        is_best = fitness >= self.best_fitness  # a tie goes to the later epoch, as in upstream
+        self.best_fitness = outcome.best_fitness = max(fitness, self.best_fitness)
+        self.state.epoch, self.state.batch = epoch + 1, 0
+        self.log.log_epoch(epoch, losses, list(outcome.results), rates, per_class)
+        self.callbacks.run("on_fit_epoch_end", [*losses, *outcome.results, *rates], epoch, self.best_fitness, fitness)
+        if not opt.nosave or final or stop:
+            self._save(epoch, is_best)
+            self.callbacks.run("on_model_save", self.last, epoch, final, self.best_fitness, fitness)
+        return stop
+
+    @staticmethod
+    def _fitness(results: tuple[float, ...]) -> float:
+        from utils.metrics import fitness
+
+        return float(fitness(np.asarray(results, dtype=np.float64).reshape(1, -1))[0])
+
+    def _validate(self, epoch: int) -> tuple[tuple[float, ...], np.ndarray, Any]:
+        from utils.evaluation import evaluate
+
+        pictured = self.opt.bbox_interval > 0 and epoch % self.opt.bbox_interval == 0
+        result = evaluate(
+            self.engine.ema.ema, self.val_loader, names=self.data.names, single_cls=self.opt.single_cls,
+            half=self.engine.amp_dtype is torch.float16, compute_loss=self.engine.criterion, callbacks=self.callbacks,
+            save_dir=self.folder, plots=pictured,
+        )  # fmt: skip
+        if pictured:
+            self.log.log_images({p.stem: p for p in sorted(self.folder.glob("val_batch*_pred.jpg"))}, epoch)
+        return result.as_tuple(), result.maps(self.data.nc), result.per_class(self.balance)
+
+    def _save(self, epoch: int, is_best: bool) -> None:
+        from utils.checkpoint import build_checkpoint, save_checkpoint
+        from utils.train_options import plain_options
+
+        engine = self.engine
+        facts = {**self._facts(), "best_fitness": self.best_fitness, "maps": self.maps.tolist()}
+        block = resume.capture(self.model, engine.ema, engine.scaler, self.stopper, engine.criterion, self.state, facts)
+        contents = build_checkpoint(
+            model=self.model, ema=engine.ema.ema, updates=engine.ema.updates,
+            optimizer_state=engine.optimizer.state_dict(), epoch=epoch, best_fitness=self.best_fitness,
+            opt={**plain_options(self.opt), "hyp": self.given_hyp()}, resume=block,
+        )  # fmt: skip
+        if is_best:
+            save_checkpoint(self.best, contents)
+        if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
+            save_checkpoint(self.folder / "weights" / f"epoch{epoch}.pt", contents)
+        save_checkpoint(self.last, contents)  # last, so that a run stopped before it repeats the whole epoch
+
+    def share_maps(self) -> None:
+        """Give every process the main one's mAP per class and its decision state."""
+        self.maps = np.asarray(broadcast_from_main(self.maps.tolist()), dtype=np.float64)
+        self.stopper.possible_stop = broadcast_from_main(bool(self.stopper.possible_stop))
+
+    # End ---------------------------------------------------------------------------------------------------------
+
+    def finish(self, outcome: Any) -> tuple[float, ...]:
+        """Strip the checkpoints, validate best.pt with pictures, close the log; return the final results."""
+        if not self.engine.world.is_main:
+            return outcome.results
+        from utils.checkpoint import strip_optimizer
+
+        results = outcome.results
+        for path in (self.last, self.best):
+            if path.exists():
+                strip_optimizer(path)
+        if self.best.exists():
+            LOGGER.info(f"\nValidating {self.best}...")
+            results = self._validate_best()
+        if not self.opt.noplots:
+            self._final_pictures()
+        self.log.close()
+        self.callbacks.run("on_train_end", self.last, self.best, outcome.epoch, results)
+        return results
+
+    def _validate_best(self) -> tuple[float, ...]:
+        import val
+
+        from models.experimental import attempt_load
+
+        device = self.engine.device
+        model = attempt_load(self.best, device)
+        results, _, _ = val.run(
+            self.data.facts, batch_size=self.opt.batch_size // self.engine.world.size * 2, imgsz=self.imgsz,
+            model=model.half() if device.type == "cuda" else model, half=device.type == "cuda",
+            iou_thres=0.65 if self.data.is_coco else 0.60, single_cls=self.opt.single_cls, dataloader=self.val_loader,
+            save_dir=self.folder, save_json=self.data.is_coco, verbose=True, plots=not self.opt.noplots,
+            callbacks=self.callbacks, compute_loss=self.engine.criterion,
+        )  # fmt: skip
+        return tuple(results)
+
+    def _final_pictures(self) -> None:
+        from utils.plots import plot_results
+
+        plot_results(file=self.folder / "results.csv")
+        names = ["results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve"]
+        found = {name: self.folder / f"{name}.png" for name in names if (self.folder / f"{name}.png").exists()}
+        self.log.log_images(found, self.opt.epochs - 1)
+
+
+def timestamp() -> str:
+    """Return the local time as ISO 8601 without zone, as checkpoints carry it."""
+    return datetime.datetime.now().isoformat()

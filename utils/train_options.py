@@ -1,0 +1,158 @@
+"""Options of a training run: checked together before work, saved as opt.yaml, taken back by --resume."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError, InputErrors, MissingFileError
+from utils.logs import LOGGER
+
+CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs"}
+
+# option: (least, greatest); None is no bound
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "epochs": (1, None), "imgsz": (32, None), "workers": (0, None), "patience": (0, None), "seed": (0, 2**31 - 1),
+    "label_smoothing": (0.0, 1.0), "save_period": (-1, None), "bbox_interval": (-1, None),
+}  # fmt: skip
+
+
+def check_options(opt: argparse.Namespace, world_size: int) -> None:
+    """Check every option of train.py that has a range or excludes another.
+
+    Raises:
+        InputErrors: all problems together, one line each: option, value, what is allowed.
+    """
+    problems = []
+    for name, (least, greatest) in RANGES.items():
+        value = getattr(opt, name)
+        if (least is not None and value < least) or (greatest is not None and value > greatest):
+            bounds = f"at least {least}" if greatest is None else f"{least} to {greatest}"
+            problems.append(f"--{name.replace('_', '-')} {value}: allowed is {bounds}")
+    if opt.batch_size < 1 and opt.batch_size != -1:
+        problems.append(f"--batch-size {opt.batch_size}: allowed is at least 1, or -1 to choose by free GPU memory")
+    if opt.cache not in {None, "ram", "disk", "val"}:
+        problems.append(f"--cache {opt.cache}: allowed are ram, disk, val")
+    if opt.evolve or opt.resume_evolve:
+        problems.append("--evolve: not available in this version; allowed are single runs")
+    problems += _excluded_together(opt)
+    if world_size > 1:
+        problems += _problems_of_several_processes(opt, world_size)
+    if problems:
+        raise InputErrors(problems)
+
+
+def _excluded_together(opt: argparse.Namespace) -> list[str]:
+    problems = []
+    if opt.rect and opt.image_weights:
+        problems.append("--rect with --image-weights: rectangular batches keep their order; allowed is one of the two")
+    if not opt.cfg and not opt.weights:
+        problems.append("--cfg '' and --weights '': one of the two must name a model")
+    if opt.single_cls and opt.image_weights:
+        problems.append(
+            "--single-cls with --image-weights: one class leaves nothing to weigh; allowed is one of the two"
+        )
+    return problems
+
+
+def _problems_of_several_processes(opt: argparse.Namespace, world_size: int) -> list[str]:
+    problems = []
+    if opt.batch_size == -1:
+        problems.append("--batch-size -1: allowed with one process only; give the batch size of all processes together")
+    elif opt.batch_size % world_size:
+        problems.append(f"--batch-size {opt.batch_size}: allowed are multiples of the {world_size} processes")
+    return problems
+
+
+def warn_unused(opt: argparse.Namespace) -> None:
+    """Say which given options have no effect in this version, so that none is ignored in silence."""
+    unused = {"entity": None, "upload_dataset": False, "bucket": ""}
+    for name, default in unused.items():
+        if getattr(opt, name) != default:
+            LOGGER.warning(f"WARNING --{name} {getattr(opt, name)}: has no effect, no online service is used")
+
+
+def apply_keywords(opt: argparse.Namespace, keywords: dict[str, Any]) -> argparse.Namespace:
+    """Set options by name, as ``train.run(epochs=3)`` gives them.
+
+    Raises:
+        InputErrors: names that are no option, with the nearest that is.
+    """
+    known = vars(opt)
+    aliases = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}
+    problems = []
+    for name, value in keywords.items():
+        name = aliases.get(name, name)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            problems.append(f"{name}={value!r}: no such option" + (f"; did you mean {near[0]}?" if near else ""))
+        setattr(opt, name, value)
+    if problems:
+        raise InputErrors(problems)
+    return opt
+
+
+def plain_options(opt: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as YAML and checkpoints hold them: paths as text, everything else as it is."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(opt).items()}
+
+
+def explicit_options(parser: argparse.ArgumentParser, arguments: list[str]) -> dict[str, Any]:
+    """Return only the options that the command line names."""
+    missing = object()
+    empty = argparse.Namespace(**{action.dest: missing for action in parser._actions})
+    given, _ = parser.parse_known_args(arguments, empty)
+    return {name: value for name, value in vars(given).items() if value is not missing}
+
+
+def resumed_options(
+    opt: argparse.Namespace, checkpoint: Path, saved: dict[str, Any], given: dict[str, Any]
+) -> argparse.Namespace:
+    """Return the options of the saved run, with those changed that may be.
+
+    Args:
+        opt: options as parsed.
+        checkpoint: the file to resume.
+        saved: its run's options.
+        given: the options that the command line names.
+
+    Raises:
+        InputErrors: an option is named that would change the result.
+    """
+    merged = argparse.Namespace(**{**vars(opt), **{k: v for k, v in saved.items() if k != "save_dir"}})
+    problems = []
+    for name, value in given.items():
+        if name not in CHANGEABLE_ON_RESUME and name in saved and saved[name] != value:
+            problems.append(
+                f"--{name.replace('_', '-')} {value}: the run of {checkpoint} was started with {saved[name]}; "
+                "allowed with --resume are the same value or none"
+            )
+    if "epochs" in given and given["epochs"] < saved.get("epochs", 1):
+        problems.append(f"--epochs {given['epochs']}: the saved run has {saved['epochs']}; allowed is more, or none")
+    if problems:
+        raise InputErrors(problems)
+    for name in CHANGEABLE_ON_RESUME & set(given):
+        setattr(merged, name, given[name])
+    merged.weights, merged.cfg, merged.resume, merged.exist_ok = str(checkpoint), "", True, True
+    return merged
+
+
+def saved_options(checkpoint: Path) -> dict[str, Any]:
+    """Return the options of the run that wrote ``checkpoint``: its opt.yaml, else the checkpoint's own copy.
+
+    Raises:
+        MissingFileError: no such checkpoint.
+        InputError: neither holds options.
+    """
+    from utils.checkpoint import load_checkpoint
+    from utils.yaml_files import read_yaml
+
+    if not checkpoint.is_file():
+        raise MissingFileError(f"--resume {checkpoint}: no such file; allowed is a last.pt of an interrupted run")
+    beside = checkpoint.parent.parent / "opt.yaml"
+    options = read_yaml(beside) if beside.is_file() else load_checkpoint(checkpoint).get("opt")
+    if not isinstance(options, dict):
+        raise InputError(f"--resume {checkpoint}: it holds no options and {beside} is missing; start a new run with it")
+    return options

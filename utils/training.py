@@ -1,0 +1,290 @@
+"""The parts of a training run, each built by one function: data, model, optimizer, loaders, class balance, anchors."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.balance import class_weights as balance
+from utils.balance.samplers import weighted_order
+from utils.distributed import World, broadcast_from_main
+from utils.errors import InputError, InputErrors
+from utils.hyperparameters import Hyperparameters
+from utils.logs import LOGGER, colorstr
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as a run uses it.
+
+    Attributes:
+        facts: the checked data YAML.
+        names: class id -> name; ``{0: "item"}`` with --single-cls.
+        train: image folder, list file or a list of these.
+        val: likewise.
+        is_coco: whether val is COCO's val2017 list, which is scored at its own IoU threshold.
+    """
+
+    facts: dict[str, Any]
+    names: dict[int, str]
+    train: Any
+    val: Any
+    is_coco: bool
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+
+def load_hyperparameters(hyp: Any, label_smoothing: float) -> Hyperparameters:
+    """Return the typed settings of a YAML path, a mapping or an object read before."""
+    if isinstance(hyp, Hyperparameters):
+        return hyp
+    if isinstance(hyp, dict):
+        return Hyperparameters.from_dict(hyp).replace(label_smoothing=label_smoothing)
+    return Hyperparameters.load(hyp).replace(label_smoothing=label_smoothing)
+
+
+def load_data(path: str | dict, single_cls: bool) -> Data:
+    """Check the data YAML and return the data set of a run."""
+    from utils.dataset_yaml import check_dataset
+
+    facts = path if isinstance(path, dict) else check_dataset(path)
+    names = facts["names"]
+    if single_cls and len(names) != 1:
+        names = {0: "item"}
+    val = facts.get("val")
+    is_coco = isinstance(val, str) and val.endswith("coco/val2017.txt")
+    return Data(facts, dict(names), facts["train"], val, is_coco)
+
+
+def load_weights(weights: str, cfg: str, resume: bool) -> dict[str, Any] | None:
+    """Return the checkpoint that ``--weights`` names, fetched when it is a released one that is missing; else None."""
+    from utils.checkpoint import load_checkpoint
+    from utils.downloads import attempt_download
+
+    if not str(weights).endswith(".pt"):
+        if weights:
+            raise InputError(f"--weights {weights}: allowed is a .pt file, or '' with --cfg to train from scratch")
+        return None
+    checkpoint = load_checkpoint(attempt_download(weights))
+    if not resume and not hasattr(checkpoint.get("model"), "yaml") and not cfg:
+        raise InputError(f"--weights {weights}: it holds no model description; name one with --cfg")
+    return checkpoint
+
+
+def build_model(
+    cfg: str, checkpoint: dict[str, Any] | None, data: Data, hyp: Hyperparameters, resume: bool, device: torch.device
+) -> nn.Module:
+    """Build the network for the data's classes and take over every weight of the checkpoint that fits."""
+    from models.yolo import Model
+
+    from utils.torch_utils import intersect_dicts
+
+    anchors = hyp.get("anchors")
+    if checkpoint is None:
+        return Model(cfg, ch=3, nc=data.nc, anchors=anchors).to(device)
+    source = checkpoint["model"]
+    model = Model(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
+    exclude = ["anchor"] if (cfg or anchors) and not resume else []
+    weights = source.float().state_dict() if isinstance(source, nn.Module) else source
+    fitting = intersect_dicts(weights, model.state_dict(), exclude=exclude)
+    model.load_state_dict(fitting, strict=False)
+    LOGGER.info(f"Transferred {len(fitting)}/{len(model.state_dict())} items from the weights")
+    return model
+
+
+def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
+    """Freeze layers by number: ``[10]`` the first ten, ``[0, 1, 2]`` those named. Returns the frozen parameters."""
+    layers = freeze if len(freeze) > 1 else range(freeze[0])
+    count = len(model.model)
+    beyond = [layer for layer in layers if not 0 <= layer < count]
+    if beyond:
+        raise InputError(
+            f"--freeze {' '.join(map(str, freeze))}: layer {beyond[0]} is not in the model; allowed 0-{count - 1}"
+        )
+    prefixes = tuple(f"model.{layer}." for layer in layers)
+    frozen = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = not (prefixes and name.startswith(prefixes))
+        if not parameter.requires_grad:
+            frozen.append(name)
+    if frozen:
+        LOGGER.info(f"{colorstr('freeze: ')}{len(frozen)} parameter tensors of layers {sorted(layers)}")
+    return frozen
+
+
+def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, batch_size: int) -> torch.optim.Optimizer:
+    """Build the optimizer with weight decay scaled to the batch (biases, decayed weights, normalisation weights)."""
+    from utils.schedule import scaled_weight_decay
+    from utils.torch_utils import smart_optimizer
+
+    decay = scaled_weight_decay(hyp["weight_decay"], batch_size)
+    optimizer = smart_optimizer(model, name, hyp["lr0"], hyp["momentum"], decay)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = hyp["lr0"]
+    return optimizer
+
+
+def build_loaders(
+    opt: argparse.Namespace, hyp: Hyperparameters, data: Data, imgsz: int, stride: int, batch_size: int, world: World
+) -> tuple[Any, Any, Any]:
+    """Return the training loader, its data set, and the validation loader (None but on the main process).
+
+    ``batch_size`` is the size per process.
+    """
+    from utils.dataloaders import create_dataloader
+    from utils.torch_utils import torch_distributed_zero_first
+
+    with torch_distributed_zero_first(world.local_rank):  # the first process of a machine scans and caches the labels
+        loader, dataset = create_dataloader(
+            data.train, imgsz, batch_size, stride, opt.single_cls, hyp=hyp, augment=True,
+            cache=None if opt.cache == "val" else opt.cache, rect=opt.rect, rank=world.rank, workers=opt.workers,
+            image_weights=opt.image_weights, quad=opt.quad, prefix=colorstr("train: "), shuffle=not opt.rect,
+            seed=opt.seed, nc=data.nc, require_labels=True,
+        )  # fmt: skip
+    if not world.is_main:
+        return loader, dataset, None
+    val_loader, _ = create_dataloader(
+        data.val, imgsz, batch_size * 2, stride, opt.single_cls, hyp=hyp,
+        cache=None if opt.noval else opt.cache, rect=True, rank=-1, workers=opt.workers * 2, pad=0.5,
+        prefix=colorstr("val: "), nc=data.nc,
+    )  # fmt: skip
+    return loader, dataset, val_loader
+
+
+@dataclass(frozen=True)
+class ClassBalance:
+    """What corrects class imbalance in a run.
+
+    Attributes:
+        instances: (nc,) training boxes per class.
+        images: (nc,) training images that hold the class.
+        weights: (nc,) class weights of the classification loss, None when off.
+        repeat_factors: (N,) repeat factor of each image, None when off.
+        table: all of it as text.
+    """
+
+    instances: np.ndarray
+    images: np.ndarray
+    weights: np.ndarray | None
+    repeat_factors: np.ndarray | None
+    table: str
+
+
+def apply_class_balance(hyp: Hyperparameters, data: Data, loader: Any, dataset: Any, seed: int) -> ClassBalance:
+    """Count classes, resolve weights and repeat factors, and put the sampler in force."""
+    instances = balance.class_counts(dataset.labels, data.nc)
+    images = balance.image_counts(dataset.labels, data.nc)
+    weights = balance.class_weights(hyp, instances, data.names, dataset.labels)
+    factors = balance.repeat_factors(hyp, dataset.labels, data.nc)
+    if factors is not None:
+        length = hyp["sampler_len"]
+        loader.set_order(lambda epoch: weighted_order(factors, seed, epoch, length))
+        dataset.partner_weights = factors
+    table = balance.balance_table(data.names, instances, images, weights, factors, dataset.labels)
+    return ClassBalance(instances, images, None if weights is None else weights.values, factors, table)
+
+
+def fit_anchors(opt: argparse.Namespace, hyp: Hyperparameters, model: nn.Module, dataset: Any, imgsz: int) -> None:
+    """Check that the anchors fit the labels, and replace them when better ones are found."""
+    from utils.autoanchor import check_anchors
+
+    if not opt.noautoanchor:
+        check_anchors(dataset, model=model, thr=hyp["anchor_t"], imgsz=imgsz)
+    model.half().float()  # as checkpoints store them, so that a run starts from what it would save
+
+
+def attach_facts(model: nn.Module, hyp: Hyperparameters, data: Data, dataset: Any, device: torch.device) -> None:
+    """Give the model what its checkpoints carry: classes, scaled settings, upstream's class weights."""
+    model.nc = data.nc
+    model.hyp = {key: copy.deepcopy(value) for key, value in hyp.to_dict().items()}
+    model.hyp["label_smoothing"] = hyp["label_smoothing"]
+    weights = balance.labels_to_class_weights(dataset.labels, data.nc) * data.nc
+    model.class_weights = torch.as_tensor(weights).to(device)
+    model.names = data.names
+
+
+def claim_run_folder(opt: argparse.Namespace, world: World) -> Path:
+    """Make the run's folder on the main process and return it on all; checks that weights can be written there."""
+    from utils.paths import increment_path
+
+    problem, folder = None, None
+    if world.is_main:
+        try:
+            folder = str(increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True))
+            (Path(folder) / "weights").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"--project {opt.project} --name {opt.name}: cannot make the run folder: {error.strerror}"
+    folder, problem = broadcast_from_main((folder, problem))
+    if problem:
+        raise InputErrors([problem])
+    return Path(folder)
+
+
+def image_weights_of(dataset: Any, model: nn.Module, maps: np.ndarray, nc: int) -> np.ndarray:
+    """Return upstream's weight of each image: rare and badly found classes count more (``--image-weights``)."""
+    class_weights = model.class_weights.cpu().numpy() * (1 - maps) ** 2 / nc
+    weights = balance.labels_to_image_weights(dataset.labels, nc=nc, class_weights=class_weights)
+    weights = np.asarray(weights, dtype=np.float64)
+    return weights if weights.sum() > 0 else np.ones_like(weights)
+
+
+def check_image_size(imgsz: int, stride: int) -> int:
+    """Return ``imgsz`` rounded up to a multiple of the stride, at least two strides."""
+    from utils.general import check_img_size
+
+    return check_img_size(imgsz, stride, floor=stride * 2)
+
+
+def choose_batch_size(opt: argparse.Namespace, model: nn.Module, imgsz: int, amp: bool, world: World) -> int:
+    """Return the images per process and step; ``--batch-size -1`` measures what fits the GPU (kept in ``opt``)."""
+    if opt.batch_size == -1:
+        from utils.autobatch import check_train_batch_size
+
+        opt.batch_size = check_train_batch_size(model, imgsz, amp)
+    return opt.batch_size // world.size
+
+
+def wrap_parallel(model: nn.Module, opt: argparse.Namespace, world: World, device: torch.device) -> nn.Module:
+    """Wrap the model for distributed training; with --sync-bn batch norm spans all processes.
+
+    Raises:
+        InputError: --sync-bn without CUDA and torchrun.
+    """
+    from utils.torch_utils import smart_DDP
+
+    if opt.sync_bn:
+        if not world.is_distributed or device.type != "cuda":
+            raise InputError("--sync-bn: allowed with CUDA devices under torchrun only")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return smart_DDP(model) if world.is_distributed else model
+
+
+def build_criterion(
+    model: nn.Module, hyp: Hyperparameters, class_balance: ClassBalance, device: torch.device, world: World
+) -> Any:
+    """Build the loss; with several processes it divides by the matches of all of them."""
+    from utils.distributed import world_sum
+    from utils.loss import ComputeLoss
+
+    weights = class_balance.weights
+    tensor = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
+    return ComputeLoss(model, hyp=hyp, class_weights=tensor, world_sum=world_sum if world.is_distributed else None)
+
+
+def resizer(opt: argparse.Namespace, imgsz: int, stride: int) -> Any:
+    """Return multi-scale's resizing of (images, step), None when it is off."""
+    from utils.engine import multi_scale
+
+    if not opt.multi_scale:
+        return None
+    return lambda images, step: multi_scale(images, imgsz, stride, opt.seed, step)
