@@ -140,6 +140,7 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
 
     checkpoint = training.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
     model = training.build_model(opt.cfg, checkpoint, data, hyp, bool(opt.resume), device)
+    model = model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on the CPU as well
     training.freeze_layers(model, opt.freeze)
     amp_dtype = choose_amp(model, device)
     stride = max(int(model.stride.max()), 32)

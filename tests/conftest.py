@@ -58,3 +58,28 @@ def golden_inputs() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """Return the YAML of a drawn set: 8 training and 4 validation images of 96x64, two classes, boxes on flat colours."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "tiny"
+    for split, count in (("train", 8), ("val", 4)):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for number in range(count):
+            image = np.full((64, 96, 3), 90, np.uint8)
+            rows = []
+            for cls in (0, 1) if number % 2 else (0,):
+                w, h = rng.integers(16, 32, 2)
+                x, y = rng.integers(0, 96 - w), rng.integers(0, 64 - h)
+                image[y : y + h, x : x + w] = (240, 30, 30) if cls else (30, 240, 30)
+                rows.append(f"{cls} {(x + w / 2) / 96:.6f} {(y + h / 2) / 64:.6f} {w / 96:.6f} {h / 64:.6f}")
+            cv2.imwrite(str(root / "images" / split / f"{number}.png"), image)
+            (root / "labels" / split / f"{number}.txt").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [green, blue]\n")
+    return path

@@ -114,7 +114,7 @@ class Engine:
         self.optimizer.zero_grad()
         for images, targets, paths, _ in self._with_progress(loader, state, epochs, total):
             step = state.batch + total * state.epoch
-            images = images.to(self.device, non_blocking=True).float() / 255
+            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
             if self.resize is not None:
                 images = self.resize(images, step)
             moves = self._step(images, targets, step, state, loader)

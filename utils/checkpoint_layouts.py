@@ -1,0 +1,122 @@
+"""Networks as earlier YOLOv5 releases pickled them, brought up to today's attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.checkpoint_scan import Refused
+from utils.model_ops import meta_forward
+
+PROBE_SIZE = 256  # side of the image that measures strides a file does not tell; upstream measures at the same size
+DEFAULT_CHANNELS = 3
+
+
+def adapt_model(model: nn.Module) -> nn.Module:
+    """Give a network read from a file every attribute that today's code uses; weights and precision stay.
+
+    Handles lists of class names, a missing ``yaml`` (or its first name ``md``), ``stride``, ``inplace``, ``save`` or
+    ``names``, and Detect heads that keep their anchors in pixels or ``anchor_grid`` as a buffer (releases up to v5.0).
+
+    Raises:
+        Refused: the network is not one that can run.
+    """
+    attributes = vars(model)
+    if not isinstance(getattr(model, "model", None), nn.Sequential):
+        return model
+    head = model.model[-1]
+    _check_layers(model)
+    is_detector = "anchors" in head._buffers
+    if is_detector:
+        _adapt_head(head, attributes)
+    attributes.setdefault("inplace", True)
+    attributes.setdefault("yaml", attributes.pop("md", None) or _describe(head))
+    attributes.setdefault("save", _saved_layers(model.model))
+    attributes.setdefault("nc", getattr(head, "nc", None))
+    attributes["names"] = _class_names(attributes.get("names"), attributes["nc"])
+    if is_detector:
+        _adapt_strides(model, head)
+    return model
+
+
+def _check_layers(model: nn.Module) -> None:
+    for number, layer in enumerate(model.model):
+        if not hasattr(layer, "f") or not hasattr(layer, "i"):
+            raise Refused(f"a network whose layer {number} does not say where its input comes from")
+
+
+def _saved_layers(layers: nn.Sequential) -> list[int]:
+    """Return the numbers of the layers whose output a later layer uses."""
+    wanted = set()
+    for layer in layers:
+        sources = [layer.f] if isinstance(layer.f, int) else layer.f
+        wanted |= {source % layer.i for source in sources if source != -1}
+    return sorted(wanted)
+
+
+def _class_names(names: Any, nc: int | None) -> dict[int, str]:
+    if isinstance(names, dict):
+        return {int(key): str(name) for key, name in names.items()}
+    if isinstance(names, (list, tuple)):
+        return {key: str(name) for key, name in enumerate(names)}
+    return {key: f"class{key}" for key in range(nc or 0)}
+
+
+def _describe(head: nn.Module) -> dict[str, Any]:
+    """Return what a missing model YAML can still be known to have said."""
+    return {"nc": getattr(head, "nc", None), "ch": DEFAULT_CHANNELS}
+
+
+def _adapt_head(head: nn.Module, model_attributes: dict[str, Any]) -> None:
+    """Reset a Detect head's caches and bring its anchors to grid units (fractions of each layer's stride)."""
+    attributes = vars(head)
+    levels, anchors_per_level = head.anchors.shape[:2]
+    pixels = head._buffers.pop("anchor_grid", None)
+    head._non_persistent_buffers_set.discard("anchor_grid")
+    attributes.update(anchor_grid=[torch.empty(0)] * levels, grid=[torch.empty(0)] * levels)
+    attributes.setdefault("nl", levels)
+    attributes.setdefault("na", anchors_per_level)
+    attributes.setdefault("inplace", model_attributes.get("inplace", True))
+    for switch in ("export", "dynamic"):
+        attributes.pop(switch, None)  # how it was last exported is no property of the network
+    if _in_pixels(head.anchors, pixels, model_attributes):
+        attributes["anchors_in_pixels"] = True
+
+
+def _in_pixels(anchors: torch.Tensor, grid: torch.Tensor | None, model_attributes: dict[str, Any]) -> bool:
+    """Tell whether anchors (nl, na, 2) equal the pixel sizes that the file holds beside them."""
+    if grid is not None:
+        return bool(torch.allclose(anchors.float(), grid.float().reshape(anchors.shape), rtol=1e-2))
+    listed = (model_attributes.get("yaml") or {}).get("anchors")
+    if not isinstance(listed, list):
+        return False
+    try:
+        listed = torch.tensor(listed, dtype=torch.float32).reshape(anchors.shape)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return bool(torch.allclose(anchors.float(), listed, rtol=1e-2))
+
+
+def _adapt_strides(model: nn.Module, head: nn.Module) -> None:
+    attributes = vars(model)
+    stride = vars(head).get("stride", attributes.get("stride"))
+    if not isinstance(stride, torch.Tensor) or stride.numel() != head.nl:
+        stride = measure_strides(model)
+    stride = stride.float()
+    if vars(head).pop("anchors_in_pixels", False):
+        head.anchors = head.anchors / stride.view(-1, 1, 1).to(head.anchors)
+    head.stride = stride
+    attributes["stride"] = stride
+
+
+def measure_strides(model: nn.Module) -> torch.Tensor:
+    """Return (nl,) pixels per grid cell of each output, measured on shapes alone."""
+    channels = (vars(model).get("yaml") or {}).get("ch", DEFAULT_CHANNELS)
+    try:
+        maps = meta_forward(model, (1, channels, PROBE_SIZE, PROBE_SIZE))
+    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+        raise Refused(f"a network that cannot run: {str(error).splitlines()[0]}") from error
+    maps = maps[0] if isinstance(maps, tuple) else maps
+    return torch.tensor([PROBE_SIZE / level.shape[2] for level in maps])

@@ -1,0 +1,428 @@
+"""The detection data set: images and labels in, one augmented or letterboxed training sample out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from utils.augmentations import (
+    Albumentations,
+    augment_hsv,
+    choose_pastes,
+    draw_warp,
+    fit_letterbox,
+    mirrored_labels,
+    mixup,
+    warp_labels,
+)
+from utils.balance.samplers import Draw, draw_partners, partner_weights
+from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
+from utils.collate import Sample, SampleList, collate, collate_quad, new_batch
+from utils.errors import InputError
+from utils.image_store import ImageStore
+from utils.mosaic import Tile, paste_polygons, place_tiles, render
+from utils.rng import Stream, make_rng
+
+if TYPE_CHECKING:
+    from utils.labels import LabelTable
+
+_PARTNERS = 3
+_buffers = threading.local()
+
+
+class View(NamedTuple):
+    """One image as the augmentation leaves it: pixels (h, w, 3) BGR, labels (n, 5) class, xyxy in pixels."""
+
+    image: np.ndarray
+    labels: np.ndarray
+
+
+def buffer(shape: tuple[int, ...], slot: str) -> np.ndarray:
+    """Return this thread's reusable uint8 array; its last user's contents are lost."""
+    store = _buffers.__dict__
+    found = store.get(slot)
+    if found is None or found.shape != shape:
+        found = store[slot] = np.empty(shape, np.uint8)
+    return found
+
+
+def write_planes(out: np.ndarray, im: np.ndarray) -> None:
+    """Write BGR pixels (h, w, 3) as RGB planes into ``out`` (3, h, w)."""
+    cv2.split(im, [out[2], out[1], out[0]])
+
+
+class LoadImagesAndLabels(Dataset):
+    """Images with boxes for training and validation.
+
+    An item is (image (3, h, w) uint8 RGB, labels (n, 6) float32 [0, class, cx, cy, w, h normalised], file, shapes) with
+    shapes = ((h0, w0), ((h/h0, w/w0), (pad_w, pad_h))), or None for a mosaic.
+
+    Args:
+        path: image folder, .txt list, or a list of these.
+        img_size: longest side of the images.
+        batch_size: images per (global) batch, which share a shape under ``rect``.
+        augment: apply the random changes that ``hyp`` describes.
+        hyp: augmentation settings by name (upstream's keys); needed with ``augment``.
+        rect: sort by aspect ratio and pad each batch only as far as it needs.
+        image_weights: kept as an attribute; the order of images belongs to the loader's batch sampler.
+        cache_images: ``"ram"`` (or True) or ``"disk"`` to keep decoded images.
+        single_cls: treat all classes as class 0.
+        stride: multiple that rectangular shapes are rounded up to.
+        pad: extra strides of padding for rectangular shapes.
+        min_items: leave out images with fewer labels.
+        prefix: words before log lines.
+        rank: process number; only -1 and 0 show progress.
+        seed: the run's seed, from which all randomness of a Draw follows.
+        nc: number of classes to check labels against, None to skip the check.
+        require_labels: refuse a set without any labelled object (by default when augmenting).
+
+    Raises:
+        InputError: no images, no labels although required, or labels that the data set's classes do not allow.
+    """
+
+    cache_version = 0.6
+    rand_interp_methods = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
+
+    def __init__(  # noqa: PLR0913, PLR0917 (inherited signature)
+        self,
+        path: str | Sequence[str],
+        img_size: int = 640,
+        batch_size: int = 16,
+        augment: bool = False,
+        hyp: Mapping[str, Any] | None = None,
+        rect: bool = False,
+        image_weights: bool = False,
+        cache_images: bool | str = False,
+        single_cls: bool = False,
+        stride: int = 32,
+        pad: float = 0.0,
+        min_items: int = 0,
+        prefix: str = "",
+        rank: int = -1,
+        seed: int = 0,
+        *,
+        nc: int | None = None,
+        require_labels: bool | None = None,
+    ):
+        if augment and hyp is None:
+            raise ValueError("hyp: the augmentation settings are needed when augment is on")
+        self.path = path
+        self.img_size = img_size
+        self.augment = augment
+        self.hyp = hyp
+        self.image_weights = image_weights
+        self.rect = rect and not image_weights
+        self.mosaic = self.augment and not self.rect
+        self.mosaic_border = [-img_size // 2, -img_size // 2]
+        self.stride = stride
+        self.seed = seed
+        self.albumentations = Albumentations(size=img_size) if augment else None
+        self._accesses = 0
+        required = augment if require_labels is None else require_labels
+        self._read_labels(path, nc, required, prefix)
+        if min_items:
+            self._reorder(np.flatnonzero([len(rows) >= min_items for rows in self.labels]))
+        if single_cls:
+            for rows in self.labels:
+                rows[:, 0] = 0
+        self._batch(batch_size, pad)
+        self._partner_source: np.ndarray | None = None
+        self._partner_edges = torch.zeros(self.n + 1, dtype=torch.float64) if self.mosaic else None
+        if self._partner_edges is not None:
+            self._partner_edges.share_memory_()  # workers see what is written here after they started
+        self.images = ImageStore(self.im_files, self.shapes, img_size, augment)
+        self.im_hw0, self.im_hw = self.images.original_hw, self.images.hw
+        self.images.cache(cache_images, prefix, rank in {-1, 0})
+
+    # Setting up --------------------------------------------------------------------------------------------------
+
+    def _read_labels(self, path: str | Sequence[str], nc: int | None, required: bool, prefix: str) -> None:
+        """Find the images and read, or take from the label cache, what is known about them."""
+        from utils.dataset_yaml import find_images
+        from utils.labels import img2label_paths, scan_labels
+
+        files = find_images(path)
+        if not files:
+            raise InputError(f"{path}: no images found")
+        label_files = img2label_paths(files)
+        last = Path(path if isinstance(path, (str, Path)) else path[-1])
+        cache_path = (last if last.is_file() else Path(label_files[0]).parent).with_suffix(".cache")
+        table = scan_labels(files, label_files, cache_path, prefix, nc, require_labels=required)
+        self.labels = list(table.labels)
+        self.segments = list(table.segments)
+        self.shapes = np.asarray(table.shapes).reshape(-1, 2)
+        self.im_files = list(table.im_files)
+        self.label_files = list(table.label_files)
+        self.n = len(self.im_files)
+        if not self.n:
+            raise InputError(f"{path}: none of {len(files)} images can be used")
+
+    def cache_labels(self, path: str | Path = "labels.cache", prefix: str = "") -> LabelTable:
+        """Read and check all labels again, or take them from the cache file; return the label table."""
+        from utils.labels import scan_labels
+
+        return scan_labels(self.im_files, self.label_files, path, prefix)
+
+    def _reorder(self, order: np.ndarray) -> None:
+        """Keep the images of ``order``, in that order."""
+        for name in ("im_files", "label_files", "labels", "segments"):
+            values = getattr(self, name)
+            setattr(self, name, [values[i] for i in order.tolist()])
+        self.shapes = self.shapes[order]
+        self.n = len(order)
+        if not self.n:
+            raise InputError(f"{self.path}: no image has enough labels (min_items)")
+
+    def _batch(self, batch_size: int, pad: float) -> None:
+        """Number the batches; under ``rect`` sort by aspect ratio and choose each batch's shape (height, width)."""
+        self.batch = np.arange(self.n) // batch_size
+        if self.rect:
+            aspects = self.shapes[:, 1] / self.shapes[:, 0]
+            order = aspects.argsort()
+            self._reorder(order)
+            aspects = aspects[order]
+            starts = np.arange(0, self.n, batch_size)
+            low, high = np.minimum.reduceat(aspects, starts), np.maximum.reduceat(aspects, starts)
+            ratios = np.ones((len(starts), 2))
+            ratios[:, 0] = np.where(high < 1, high, 1)
+            ratios[:, 1] = np.where((high >= 1) & (low > 1), 1 / low, 1)
+            sides = np.ceil(ratios * self.img_size / self.stride + pad)
+            self.batch_shapes = sides.astype(np.int64) * self.stride
+        self.indices: Sequence[int] = range(self.n)
+
+    @property
+    def partner_weights(self) -> np.ndarray | None:
+        """Weights (n,) from which mosaic and mixup partners are drawn, None for uniform draws.
+
+        They may be set at any time: workers that run already see them.
+        """
+        return self._partner_source
+
+    @partner_weights.setter
+    def partner_weights(self, weights: np.ndarray | None) -> None:
+        if weights is not None and len(weights) != self.n:
+            raise InputError(f"partner weights: {len(weights)} given for {self.n} images")
+        self._partner_source = weights
+        if self._partner_edges is None:
+            return
+        if weights is not None:
+            self._partner_edges[1:] = torch.from_numpy(np.cumsum(partner_weights(weights)))
+        self._partner_edges[0] = weights is not None
+
+    def load_image(self, i: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Return image i (h, w, 3) BGR with its longest side at ``img_size``, (h0, w0) and (h, w).
+
+        The pixels may belong to a cache: copy before changing them.
+        """
+        return self.images.load(i), tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+
+    def check_cache_ram(self, safety_margin: float = 0.1, prefix: str = "") -> bool:
+        """Say whether all images fit in memory with ``safety_margin`` (a share of their size) to spare."""
+        return self.images.fits_in_memory(safety_margin, prefix)
+
+    def cache_images_to_disk(self, i: int) -> None:
+        """Write the cache file of image i if it is missing or stale."""
+        self.images.cache_on_disk([i])
+
+    @property
+    def ims(self) -> Sequence[np.ndarray | None]:
+        """Return the images in memory, None where an image is not cached."""
+        return self.images.ram or [None] * self.n
+
+    @property
+    def npy_files(self) -> list[Path]:
+        """Return the files that the disk cache uses."""
+        return [self.images.disk.path(i) for i in range(self.n)]
+
+    # Samples --------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.n
+
+    def __getitem__(self, index: int | Draw) -> Sample:
+        """Return one sample.
+
+        A Draw always gives the same bytes, in any process. A plain number goes through ``indices`` and gives other
+        random changes at each call, seeded by torch.
+        """
+        return self._sample(*self._resolve(index), None)
+
+    def __getitems__(self, draws: Sequence[int | Draw]) -> SampleList:
+        """Return the samples of one batch, their images side by side in one block of memory."""
+        samples = SampleList()
+        resolved = [self._resolve(draw) for draw in draws]
+        heights_widths = {self._out_shape(i) for i, _ in resolved}
+        if len(heights_widths) == 1:
+            samples.images = new_batch(len(resolved), *heights_widths.pop())
+        for k, (i, rng) in enumerate(resolved):
+            samples.append(self._sample(i, rng, None if samples.images is None else samples.images[k]))
+        if isinstance(draws[0], Draw):
+            samples.rng = make_rng(self.seed, draws[0].epoch, draws[0].position, Stream.QUAD)
+        return samples
+
+    def _resolve(self, index: int | Draw) -> tuple[int, np.random.Generator]:
+        if isinstance(index, Draw):
+            return index.index, make_rng(self.seed, index.epoch, index.position)
+        i = int(self.indices[index])
+        self._accesses += 1
+        return i, make_rng(torch.initial_seed() & (2**64 - 1), self._accesses, i)
+
+    def _out_shape(self, i: int) -> tuple[int, int]:
+        if self.rect:
+            h, w = self.batch_shapes[self.batch[i]].tolist()
+            return h, w
+        return self.img_size, self.img_size
+
+    def _sample(self, i: int, rng: np.random.Generator, out: torch.Tensor | None) -> Sample:
+        """Make sample i, its image written into ``out`` (3, h, w) where given."""
+        h, w = self._out_shape(i)
+        out = torch.empty((3, h, w), dtype=torch.uint8) if out is None else out
+        if self.augment:
+            view, shapes = self._augmented(i, rng)
+            labels = _normalised(view.labels, w, h)
+            labels = self._finish(view.image, labels, rng, out.numpy())
+        else:
+            rows, shapes = self._plain(i, out.numpy())
+            labels = _normalised(rows, w, h)
+        targets = torch.zeros((len(labels), 6))
+        targets[:, 1:] = torch.from_numpy(labels)
+        return out, targets, self.im_files[i], shapes
+
+    def _plain(self, i: int, out: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Letterbox image i into ``out`` without any change; return its labels (n, 5) class, xyxy and shapes."""
+        im, hw0, hw = self.load_image(i)
+        fit = fit_letterbox(hw, out.shape[1:], False, False, False, self.stride)
+        if im.shape[1::-1] != fit.size:
+            im = cv2.resize(im, fit.size, interpolation=cv2.INTER_LINEAR)
+        out.fill(114)
+        top, left = fit.border[0], fit.border[2]
+        write_planes(out[:, top : top + fit.size[1], left : left + fit.size[0]], im)
+        return self._letterboxed_labels(i, fit.ratio, fit.pad), _shapes(hw0, hw, fit.pad)
+
+    def _letterboxed_labels(self, i: int, ratio: tuple[float, float], pad: tuple[float, float]) -> np.ndarray:
+        h, w = self.im_hw[i].tolist()
+        rows = self.labels[i].copy()
+        rows[:, 1:] = xywhn2xyxy(rows[:, 1:], ratio[0] * w, ratio[1] * h, *pad)
+        return rows
+
+    def _augmented(self, i: int, rng: np.random.Generator) -> tuple[View, Any]:
+        """Return image i in a mosaic, perhaps mixed with a second one, or alone; and its shapes."""
+        if not (self.mosaic and rng.random() < self.hyp["mosaic"]):
+            return self._alone(i, rng)
+        view = self._mosaic(i, rng, "view")
+        if rng.random() < self.hyp["mixup"]:
+            other = self._mosaic(self._partners(i, 1, rng)[0], rng, "other")
+            view = View(*mixup(*view, *other, rng=rng))
+        return view, None
+
+    def _alone(self, i: int, rng: np.random.Generator) -> tuple[View, Any]:
+        """Letterbox and warp image i in one step."""
+        h, w = self._out_shape(i)
+        hw0, hw = tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+        fit = fit_letterbox(hw, (h, w), False, False, True, self.stride)
+        warp = self._draw_warp(rng, (w, h), (w, h))
+        (top, _, left, _), (width, height) = fit.border, fit.size
+        tile = Tile((left, top, left + width, top + height), (0, 0))
+
+        def load(_: int) -> np.ndarray:
+            im = self.load_image(i)[0]
+            return im if im.shape[1::-1] == fit.size else cv2.resize(im, fit.size, interpolation=cv2.INTER_LINEAR)
+
+        out = buffer((h, w, 3), "view")
+        render(out, [tile], load, warp.matrix)
+        labels = warp_labels(self._letterboxed_labels(i, fit.ratio, fit.pad), [], warp, (w, h))
+        return View(out, labels), _shapes(hw0, hw, fit.pad)
+
+    def _partners(self, i: int, count: int, rng: np.random.Generator) -> list[int]:
+        edges = self._partner_edges.numpy()
+        return draw_partners(edges[1:] if edges[0] else None, self.n, i, count, rng)
+
+    def _draw_warp(self, rng: np.random.Generator, in_wh: tuple[int, int], out_wh: tuple[int, int]) -> Any:
+        hyp = self.hyp
+        ranges = (hyp[key] for key in ("degrees", "translate", "scale", "shear", "perspective"))
+        return draw_warp(rng, in_wh, out_wh, *ranges)
+
+    def load_mosaic(self, index: int, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return a mosaic around image ``index``, warped: image (s, s, 3) BGR and labels (n, 5) class, xyxy pixels."""
+        rng = np.random.default_rng() if rng is None else rng
+        view = self._mosaic(index, rng, "view")
+        return view.image.copy(), view.labels
+
+    def _mosaic(self, i: int, rng: np.random.Generator, slot: str) -> View:
+        """Compose image i and three partners on a canvas of twice the size, and warp its middle."""
+        s = self.img_size
+        canvas = 2 * s
+        cy, cx = (int(rng.uniform(-border, canvas + border)) for border in self.mosaic_border)
+        members = rng.permutation([i, *self._partners(i, _PARTNERS, rng)]).tolist()
+        tiles = place_tiles([tuple(self.im_hw[k].tolist()) for k in members], (cx, cy), canvas)
+        labels, segments = self._canvas_labels(members, tiles, canvas)
+        chosen = choose_pastes(labels, segments, canvas, self.hyp["copy_paste"], rng)
+        out_wh = canvas + 2 * self.mosaic_border[1], canvas + 2 * self.mosaic_border[0]
+        warp = self._draw_warp(rng, (canvas, canvas), out_wh)
+        loaded: dict[int, np.ndarray] = {}
+
+        def load(k: int) -> np.ndarray:
+            if k not in loaded:
+                loaded[k] = self.load_image(members[k])[0]
+            return loaded[k]
+
+        out = buffer((out_wh[1], out_wh[0], 3), slot)
+        render(out, tiles, load, warp.matrix)
+        if chosen:
+            paste_polygons(out, tiles, load, warp, [segments[j] for j in chosen], canvas)
+            labels, segments = mirrored_labels(labels, segments, chosen, canvas)
+        return View(out, warp_labels(labels, segments, warp, out_wh))
+
+    def _canvas_labels(self, members: list[int], tiles: list[Tile], canvas: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the labels (n, 5) class, xyxy and outlines of all tiles in canvas pixels, clipped to the canvas."""
+        rows, segments = [], []
+        for k, tile in zip(members, tiles, strict=True):
+            h, w = self.im_hw[k].tolist()
+            part = self.labels[k].copy()
+            part[:, 1:] = xywhn2xyxy(part[:, 1:], w, h, *tile.offset)
+            rows.append(part)
+            segments += [xyn2xy(outline, w, h, *tile.offset).clip(0, canvas) for outline in self.segments[k]]
+        labels = np.concatenate(rows, 0)
+        np.clip(labels[:, 1:], 0, canvas, out=labels[:, 1:])
+        return labels, segments
+
+    def _finish(self, im: np.ndarray, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
+        """Apply pixel effects, colour and flips, and write the planes; labels (n, 5) class, normalised xywh."""
+        hyp = self.hyp
+        im, labels = self.albumentations(im, labels, rng=rng)
+        augment_hsv(im, hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"], rng=rng, scratch=buffer(im.shape, "hsv"))
+        upside_down = rng.random() < hyp["flipud"]
+        mirror = rng.random() < hyp["fliplr"]
+        if upside_down:
+            labels[:, 2] = 1 - labels[:, 2]
+        if mirror:
+            labels[:, 1] = 1 - labels[:, 1]
+        if upside_down or mirror:
+            code = -1 if upside_down and mirror else int(mirror)
+            im = cv2.flip(im, code, dst=buffer(im.shape, "hsv"))
+        write_planes(out, im)
+        return labels
+
+    # Batches --------------------------------------------------------------------------------------------------
+
+    collate_fn = staticmethod(collate)
+    collate_fn4 = staticmethod(collate_quad)
+
+
+def _normalised(labels: np.ndarray, w: int, h: int) -> np.ndarray:
+    """Turn labels (n, 5) class, xyxy in pixels into class, normalised xywh, clipped to the image."""
+    if len(labels):
+        labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=w, h=h, clip=True, eps=1e-3)
+    return labels
+
+
+def _shapes(hw0: tuple[int, int], hw: tuple[int, int], pad: tuple[float, float]) -> Any:
+    return hw0, ((hw[0] / hw0[0], hw[1] / hw0[1]), pad)

@@ -1,0 +1,225 @@
+"""Decoded images kept in memory or in files, so that an epoch need not decode them again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.logs import LOGGER, TQDM_BAR_FORMAT
+
+GIB = 1 << 30
+_MARK = b"yolov5-image-1\0"
+_TAIL = len(_MARK) + hashlib.sha256().digest_size
+
+Load = Callable[[int], np.ndarray]
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process may still take: the smaller of machine and container, None if unknown."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    if not found and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+class RamCache:
+    """All images in one buffer of memory, which forked workers share.
+
+    Args:
+        shapes: (N, 2) height and width of each image as ``load`` returns it.
+    """
+
+    def __init__(self, shapes: np.ndarray):
+        self.shapes = np.asarray(shapes, dtype=np.int64).reshape(-1, 2)
+        self._ends = np.cumsum(self.shapes.prod(1) * 3)
+        self._buffer = np.empty(self.nbytes, np.uint8)
+        self._filled = np.zeros(len(self.shapes), bool)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of the buffer."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __len__(self) -> int:
+        """Return the number of images, cached or not."""
+        return len(self.shapes)
+
+    def _view(self, i: int) -> np.ndarray:
+        h, w = self.shapes[i].tolist()
+        end = int(self._ends[i])
+        return self._buffer[end - h * w * 3 : end].reshape(h, w, 3)
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        """Return image i (h, w, 3), not to be changed, or None."""
+        if not self._filled[i]:
+            return None
+        view = self._view(i)
+        view.flags.writeable = False
+        return view
+
+    def fill(self, load: Load, workers: int, description: str, show: bool = True) -> None:
+        """Load every image, in threads.
+
+        Args:
+            load: image number → (h, w, 3) uint8.
+            workers: threads.
+            description: words before the progress bar.
+            show: draw the progress bar.
+        """
+
+        def keep(i: int) -> int:
+            np.copyto(self._view(i), load(i))
+            self._filled[i] = True
+            return self._view(i).nbytes
+
+        _with_progress(keep, range(len(self)), workers, description, show)
+
+
+class DiskCache:
+    """All images in .npy files beside the images, or in a cache folder where that cannot be written.
+
+    A file carries a key made of its source's path, size and time of change; a file with another key is replaced, and
+    one that is not ours is left alone and not read.
+
+    Args:
+        files: the image files.
+        shapes: (N, 2) height and width of each image as ``load`` returns it.
+        kind: what was done to the pixels; images of another kind have other files.
+    """
+
+    def __init__(self, files: list[str], shapes: np.ndarray, kind: str):
+        self.shapes = np.asarray(shapes, dtype=np.int64).reshape(-1, 2)
+        self.kind = kind
+        self._files = files
+        self._folders: dict[str, Path] = {}
+        self._ready = np.zeros(len(files), bool)
+
+    def __len__(self) -> int:
+        """Return the number of images, cached or not."""
+        return len(self._files)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all files together."""
+        return int(self.shapes.prod(1).sum() * 3)
+
+    def path(self, i: int) -> Path:
+        """Return the .npy file of image i."""
+        source = Path(self._files[i])
+        parent = str(source.parent)
+        if parent not in self._folders:
+            self._folders[parent] = _writable_folder(source.parent)
+        return self._folders[parent] / f"{source.name}.{self.kind}.npy"
+
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        """Return image i (h, w, 3), mapped from its file, or None."""
+        if not self._ready[i]:
+            return None
+        try:
+            im = np.load(self.path(i), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return im if im.dtype == np.uint8 and im.shape == (*self.shapes[i].tolist(), 3) else None
+
+    def fill(
+        self, load: Load, workers: int, description: str, show: bool = True, numbers: Iterable[int] | None = None
+    ) -> None:
+        """Write the files that are missing or stale, of all images or of ``numbers``; else as ``RamCache.fill``."""
+        foreign: list[Path] = []
+
+        def keep(i: int) -> int:
+            self._ready[i] = self._write(i, load, foreign)
+            return int(self.shapes[i].prod() * 3)
+
+        chosen = range(len(self)) if numbers is None else list(numbers)
+        _with_progress(keep, chosen, workers, description, show)
+        if foreign:
+            LOGGER.warning(f"{description}: {len(foreign)} files are not ours and stay unused, first {foreign[0]}")
+
+    def _write(self, i: int, load: Load, foreign: list[Path]) -> bool:
+        """Bring the file of image i up to date; return whether it can be used."""
+        path, key = self.path(i), _source_key(self._files[i])
+        tail = _read_tail(path)
+        if tail == _MARK + key:
+            return True
+        if tail is not None and not tail.startswith(_MARK):
+            foreign.append(path)
+            return False
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            try:
+                np.lib.format.write_array(stream, np.ascontiguousarray(load(i)), allow_pickle=False)
+                stream.write(_MARK + key)
+                stream.close()
+                os.chmod(stream.name, 0o644)
+                os.replace(stream.name, path)
+            except BaseException:
+                stream.close()
+                os.unlink(stream.name)
+                raise
+        return True
+
+
+def fits_in_memory(nbytes: int, margin: float, prefix: str) -> bool:
+    """Say whether a cache of ``nbytes`` fits with ``margin`` (a share of it) to spare; log why not."""
+    needed, free = int(nbytes * (1 + margin)), available_memory()
+    if free is None or needed <= free:
+        return True
+    LOGGER.warning(
+        f"{prefix}{needed / GIB:.1f} GB of memory needed to cache the images with {margin:.0%} to spare, "
+        f"{free / GIB:.1f} GB available: images are not cached"
+    )
+    return False
+
+
+def _source_key(file: str) -> bytes:
+    stat = os.stat(file)
+    return hashlib.sha256(f"{os.path.abspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).digest()
+
+
+def _read_tail(path: Path) -> bytes | None:
+    """Return the last bytes of a file, None if there is no such file."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def _writable_folder(folder: Path) -> Path:
+    """Return the folder itself, or its stand-in below the user's cache folder when it cannot be written."""
+    if os.access(folder, os.W_OK):
+        return folder
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    stand_in = root / "yolov5-images" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    stand_in.mkdir(parents=True, exist_ok=True)
+    return stand_in
+
+
+def _with_progress(
+    keep: Callable[[int], int], numbers: Sequence[int], workers: int, description: str, show: bool
+) -> None:
+    """Call ``keep`` for each number in threads and show the bytes it returns."""
+    total = 0
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        done: Iterator[int] = pool.map(keep, numbers)
+        bar = tqdm(done, total=len(numbers), bar_format=TQDM_BAR_FORMAT, disable=not show)
+        for nbytes in bar:
+            total += nbytes
+            bar.desc = f"{description} ({total / GIB:.1f}GB)"
+        bar.close()

@@ -1,0 +1,107 @@
+"""Images by number, scaled to the training size, from their files or from a cache; the pixels are the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from utils.errors import WorkError
+from utils.image_cache import DiskCache, RamCache, fits_in_memory
+from utils.images import imread
+
+_JPEG = (".jpg", ".jpeg", ".mpo")
+_THREADS = 8
+
+
+class ImageStore:
+    """The images of a data set with their longest side at one size.
+
+    Args:
+        files: N image files.
+        shapes: (N, 2) int, upright width and height of each.
+        size: longest side of the images that come out.
+        fast: for training: JPEGs that shrink to a half or less are decoded at a fraction of their size, and shrinking
+            interpolates; otherwise it averages areas, as validation expects.
+
+    Attributes:
+        original_hw: (N, 2) height and width of the files.
+        hw: (N, 2) height and width of the images that come out.
+        ram: the cache in memory, if any.
+        disk: the cache in files, empty until filled.
+    """
+
+    def __init__(self, files: list[str], shapes: np.ndarray, size: int, fast: bool):
+        self.files = files
+        self.size = size
+        self.fast = fast
+        self.original_hw = np.ascontiguousarray(shapes[:, ::-1]).astype(np.int64)
+        longest = self.original_hw.max(1, keepdims=True)
+        scaled = np.ceil(self.original_hw * (size / longest)).astype(np.int64)
+        self.hw = np.where(self.original_hw == longest, size, np.minimum(scaled, size))
+        self.ram: RamCache | None = None
+        self.disk = DiskCache(files, self.hw, f"{size}{'t' if fast else 'v'}")
+
+    def load(self, i: int) -> np.ndarray:
+        """Return image i (h, w, 3) BGR uint8, possibly a cache's own pixels.
+
+        Raises:
+            WorkError: the file cannot be read any more, or has another size than the scan found.
+        """
+        im = self.ram[i] if self.ram is not None else None
+        if im is None:
+            im = self.disk[i]
+        return self._decode(i) if im is None else im
+
+    def cache(self, kind: bool | str | None, prefix: str, show: bool) -> None:
+        """Fill the cache that ``kind`` asks for: ``ram`` (or True), ``disk`` or none."""
+        if kind == "disk":
+            self.cache_on_disk(range(len(self.files)), f"{prefix}Caching images on disk", show)
+        elif kind and self.fits_in_memory(0.1, prefix):
+            ram = RamCache(self.hw)
+            ram.fill(self._decode, _THREADS, f"{prefix}Caching images in memory", show)
+            self.ram = ram
+
+    def cache_on_disk(self, numbers: Iterable[int], description: str = "", show: bool = False) -> None:
+        """Write the cache files of some images where they are missing or stale."""
+        self.disk.fill(self._decode, _THREADS, description, show, numbers)
+
+    def fits_in_memory(self, margin: float, prefix: str) -> bool:
+        """Say whether all images fit in memory with ``margin`` (a share of their size) to spare; log why not."""
+        return fits_in_memory(int(self.hw.prod(1).sum() * 3), margin, prefix)
+
+    def _decode(self, i: int) -> np.ndarray:
+        """Read image i and scale it."""
+        file = self.files[i]
+        (h0, w0), (h, w) = self.original_hw[i].tolist(), self.hw[i].tolist()
+        ratio = self.size / max(h0, w0)
+        part = 1
+        if self.fast and file.lower().endswith(_JPEG):
+            part = next((k for k in (8, 4, 2) if ratio * k <= 1), 1)
+        try:
+            im = imread(file, reduce=part)
+        except (ValueError, OSError, cv2.error) as error:
+            text = " ".join(str(error).split())
+            raise WorkError(text if text.startswith(file) else f"{file}: {text}") from None
+        if im.shape[:2] != (math.ceil(h0 / part), math.ceil(w0 / part)):
+            size = f"{im.shape[1]}x{im.shape[0]}" + (f" at 1/{part}" if part > 1 else "")
+            raise WorkError(f"{file}: has {size} pixels where {w0}x{h0} were found before; has it been changed?")
+        if h0 % part or w0 % part:
+            return _scaled_exactly(im, (w, h), w0 / part / w, h0 / part / h)
+        if im.shape[:2] != (h, w):
+            linear = self.fast or ratio > 1
+            im = cv2.resize(im, (w, h), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
+        return im
+
+
+def _scaled_exactly(im: np.ndarray, size: tuple[int, int], step_x: float, step_y: float) -> np.ndarray:
+    """Scale an image to (width, height) with steps of its pixels that need not divide its size.
+
+    A side that the reduction does not divide ends in a row or column that is only partly covered by the original; plain
+    resizing would stretch it and move objects by up to a pixel.
+    """
+    back = np.array([[step_x, 0, (step_x - 1) / 2], [0, step_y, (step_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(im, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)

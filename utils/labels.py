@@ -1,0 +1,255 @@
+"""Find the labels of images, check both together and keep the result for the next start."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.image_headers import read_header, sniff
+from utils.images import IMG_FORMATS, decode
+from utils.label_cache import cache_file, fingerprint, joint_digest, label_digest, load_cache, save_cache
+from utils.label_files import LabelFile, Problem, parse_labels, read_label_file
+from utils.label_table import CheckedImage, LabelTable, ScanReport, build_table
+from utils.logs import LOGGER, TQDM_BAR_FORMAT
+
+__all__ = [
+    "LabelFile", "LabelTable", "Problem", "ScanReport", "get_hash", "img2label_paths", "read_label_file", "scan_labels",
+    "verify_image_label",
+]  # fmt: skip
+
+MIN_SIDE = 10  # pixels; smaller images are left out
+FEW_IMAGES = 64  # up to so many a thread pool costs more than it saves
+MAX_LISTED = 1000  # problems written to the log one by one
+_NO_LABELS = np.zeros((0, 5), np.float32)
+
+
+def img2label_paths(img_paths: Iterable[str], label_dir: str = "labels", suffix: str = ".txt") -> list[str]:
+    """Return each image's label path: the last folder named images becomes ``label_dir``, the suffix ``suffix``."""
+    images, labels = f"{os.sep}images{os.sep}", f"{os.sep}{label_dir}{os.sep}"
+    return [labels.join(str(path).rsplit(images, 1)).rsplit(".", 1)[0] + suffix for path in img_paths]
+
+
+def get_hash(paths: Iterable[str]) -> str:
+    """Return a hash of paths and the sizes of those that exist."""
+    whole = hashlib.sha256()
+    for path in paths:
+        size = os.path.getsize(path) if os.path.exists(path) else -1
+        whole.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
+    im_files: list[str],
+    label_files: list[str] | None = None,
+    cache_path: str | Path | None = None,
+    prefix: str = "",
+    nc: int | None = None,
+    workers: int | None = None,
+    *,
+    names: dict[int, str] | list[str] | None = None,
+    require_labels: bool = False,
+) -> LabelTable:
+    """Check all images and labels of a data set, or take the result of an earlier check that still holds.
+
+    Every image is decoded once (JPEG at an eighth of its size), every label file parsed. Nothing but the cache is
+    written. All problems are logged and totalled, with the lost boxes per class.
+
+    Args:
+        im_files: image paths.
+        label_files: their label paths, by default ``img2label_paths(im_files)``.
+        cache_path: YOLOv5's name of the cache (``labels/train.cache``; ``.npz`` is added); None keeps no cache.
+        prefix: start of the log lines.
+        nc: number of classes; None accepts any class id.
+        workers: threads, by default up to 8.
+        names: class names for the log.
+        require_labels: refuse a set without any box (a training set).
+
+    Raises:
+        InputError: a class id outside 0 to nc - 1; more than half of the images or all boxes of a class would be
+            left out; no box where one is required.
+    """
+    label_files = img2label_paths(im_files) if label_files is None else label_files
+    path = cache_file(cache_path) if cache_path else None
+    table = load_cache(path, im_files, label_files) if path else None
+    source = f" ({path.name})" if table is not None and path else ""
+    if table is None:
+        table = _scan(im_files, label_files, path, prefix, workers)
+    _log_report(table.report, prefix, source, names)
+    _refuse_class_ids(table, nc)
+    _refuse_losses(table, prefix, names)
+    if require_labels and not len(table.boxes):
+        raise InputError(_no_labels_text(table, label_files, prefix))
+    return table
+
+
+def verify_image_label(args: tuple[str, str, str]) -> list[Any]:
+    """Check one image and its label file.
+
+    Args:
+        args: image path, label path, prefix of the message.
+
+    Returns:
+        Image path, labels (n, 5), shape (w, h), segments, then four counts (missing, found, empty, corrupt: 0 or 1
+        each) and a message ('' when nothing is wrong). The first four are None when the image is left out.
+    """
+    im_file, lb_file, prefix = args
+    item = check_image(str(im_file), str(lb_file))
+    missing, found, empty = (int(item.label_state == state) for state in ("missing", "found", "empty"))
+    text = "; ".join(str(problem) for problem in item.problems)
+    message = f"{prefix}WARNING {text}" if text else ""
+    if not item.kept:
+        return [None, None, None, None, missing, found, empty, 1, f"{message}: image left out"]
+    return [im_file, item.labels, item.shape, item.segments, missing, found, empty, 0, message]
+
+
+def check_image(im_file: str, lb_file: str) -> CheckedImage:
+    """Check one image and its label file; neither is changed."""
+    shape, image_problems, image_ok = _check_pixels(im_file)
+    try:
+        with open(lb_file, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError:
+        return CheckedImage(_NO_LABELS, [], shape, image_ok, "missing", b"", image_problems, Counter())
+    except OSError as error:
+        problems = [*image_problems, Problem(lb_file, 0, f"cannot be read: {error.strerror}")]
+        return CheckedImage(_NO_LABELS, [], shape, False, "missing", b"", problems, Counter())
+    parsed = parse_labels(data, lb_file)
+    state = "found" if data.strip() else "empty"
+    kept = image_ok and parsed.usable
+    lost = parsed.lost
+    if not image_ok:
+        lost = lost + Counter(parsed.labels[:, 0].astype(int).tolist())
+    problems = image_problems + parsed.problems
+    return CheckedImage(parsed.labels, parsed.segments, shape, kept, state, label_digest(data), problems, lost)
+
+
+def _check_pixels(im_file: str) -> tuple[tuple[int, int], list[Problem], bool]:
+    """Decode an image once; return its upright (width, height), problems, and whether it can be used."""
+    try:
+        with open(im_file, "rb") as stream:
+            data = stream.read()
+        kind = sniff(data[:16])
+        if data and not kind:
+            raise ValueError(f"its content is none of {', '.join(IMG_FORMATS)}")
+        problems = _check_jpeg_end(im_file, data) if kind == "JPEG" else []
+        header = read_header(io.BytesIO(data))
+        im = decode(data, reduce=8 if kind == "JPEG" else 1)
+        shape = header.upright_size if kind == "JPEG" else (im.shape[1], im.shape[0])
+        if min(shape) < MIN_SIDE:
+            raise ValueError(f"{shape[0]} x {shape[1]} pixels, at least {MIN_SIDE} x {MIN_SIDE} are needed")
+    except (OSError, ValueError, MemoryError) as error:
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        return (0, 0), [Problem(im_file, 0, f"image left out: {reason}")], False
+    return shape, problems, True
+
+
+def _check_jpeg_end(im_file: str, data: bytes) -> list[Problem]:
+    """Tell a JPEG with bytes after its end (a note) from one that is cut off (ValueError)."""
+    if data.endswith(b"\xff\xd9"):
+        return []
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as img:
+            img.load()
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet in damaged data
+        raise ValueError(f"damaged JPEG ({' '.join(str(error).split())})") from None
+    return [Problem(im_file, 0, "JPEG without end marker at its end; it decodes and is used as it is")]
+
+
+def _scan(
+    im_files: list[str], label_files: list[str], cache_path: Path | None, prefix: str, workers: int | None
+) -> LabelTable:
+    state = fingerprint(im_files, label_files) if cache_path else None
+    checked = []
+    description = f"{prefix}Scanning {Path(label_files[0]).parent if label_files else ''}..."
+    quiet = not LOGGER.isEnabledFor(logging.INFO)
+    bar = tqdm(total=len(im_files), desc=description, bar_format=TQDM_BAR_FORMAT, disable=quiet, leave=False)
+    with bar:
+        for item in _map(check_image, im_files, label_files, workers):
+            checked.append(item)
+            bar.update()
+    table = build_table(im_files, label_files, checked)
+    if cache_path and state:
+        digest = joint_digest([item.label_digest for item in checked])
+        save_cache(cache_path, table, np.array([item.kept for item in checked], bool), state, digest)
+    return table
+
+
+def _map(
+    check: Callable[[str, str], CheckedImage], im_files: list[str], label_files: list[str], workers: int | None
+) -> Iterator[CheckedImage]:
+    """Apply ``check`` to each pair in order; in threads when there are many, since decoding frees the interpreter."""
+    workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if workers is None else workers
+    if workers <= 1 or len(im_files) <= FEW_IMAGES:
+        yield from map(check, im_files, label_files)
+        return
+    with ThreadPool(workers) as pool:
+        pairs = zip(im_files, label_files, strict=True)
+        yield from pool.imap(lambda pair: check(*pair), pairs, chunksize=16)
+
+
+def _log_report(report: ScanReport, prefix: str, source: str, names: dict[int, str] | list[str] | None) -> None:
+    LOGGER.info("%sLabels%s: %s", prefix, source, report.summary())
+    for problem in report.problems[:MAX_LISTED]:
+        LOGGER.warning("%sWARNING %s", prefix, problem)
+    if len(report.problems) > MAX_LISTED:
+        LOGGER.warning("%s... and %d more problems", prefix, len(report.problems) - MAX_LISTED)
+    if report.corrupt:
+        noun = "image" if report.corrupt == 1 else "images"
+        LOGGER.warning("%sWARNING total: %d %s of %d skipped", prefix, report.corrupt, noun, report.total)
+    if report.lost:
+        LOGGER.warning("%sWARNING boxes lost: %s", prefix, report.lost_text(names))
+
+
+def _refuse_class_ids(table: LabelTable, nc: int | None) -> None:
+    """Raise for the first class id of nc or more, by reading its label file once more for the line."""
+    if nc is None:
+        return
+    wrong = np.flatnonzero(table.boxes[:, 0] >= nc)
+    if not len(wrong):
+        return
+    image = int(np.searchsorted(table.box_offsets, wrong[0], side="right")) - 1
+    others = f" ({len(wrong) - 1} more boxes like it)" if len(wrong) > 1 else ""
+    try:
+        read_label_file(table.label_files[image], nc)
+    except InputError as error:
+        raise InputError(f"{error}{others}") from None
+    raise InputError(f"{table.label_files[image]}: class {table.boxes[wrong[0], 0]:g}, allowed 0-{nc - 1}{others}")
+
+
+def _refuse_losses(table: LabelTable, prefix: str, names: dict[int, str] | list[str] | None) -> None:
+    report = table.report
+    if report.corrupt * 2 > report.total:
+        raise InputError(
+            f"{prefix}{report.corrupt} of {report.total} images would be left out, at most half may be; "
+            f"the first: {report.problems[0]}"
+        )
+    kept = table.class_counts()
+    gone = Counter({c: n for c, n in report.lost.items() if c >= 0 and not kept[c]})
+    if gone:
+        example = next((p for p in report.problems), "")
+        raise InputError(
+            f"{prefix}all boxes of a class would be left out ({ScanReport(lost=gone).lost_text(names)}); "
+            f"mend the files listed above, the first: {example}"
+        )
+
+
+def _no_labels_text(table: LabelTable, label_files: list[str], prefix: str) -> str:
+    report = table.report
+    example = f", for example {label_files[0]}" if label_files else ""
+    return (
+        f"{prefix}no labelled object in the train set: of {report.total} images {report.missing} have no label file "
+        f"and {report.empty} an empty one; label files are looked for beside the images{example}"
+    )

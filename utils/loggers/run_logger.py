@@ -1,0 +1,147 @@
+"""What a training run writes down: results.csv, per_class.csv and TensorBoard events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from utils.fonts import name_table
+from utils.loggers.csv_log import RESULT_COLUMNS, EpochCsv, quoted_row
+from utils.loggers.tensorboard_log import TensorBoardLog, markdown_table, open_writer
+
+CLASS_COLUMNS = ("epoch", "class", "images", "instances", "P", "R", "AP50", "AP", "weight")
+CLASS_KEYS = ("images", "instances", "p", "r", "ap50", "ap", "weight")
+PerClass = Mapping[str, Sequence[float] | Mapping[int, float]]
+
+
+class RunLogger:
+    """Record a run in its folder; on the main process only.
+
+    Args:
+        save_dir: the run's folder.
+        names: class names, as a list or a dict by class number.
+        resume_epoch: first epoch of this process; what an earlier process wrote of it and later epochs is dropped.
+        tensorboard: also write TensorBoard events, where the package is installed.
+        plots: whether pictures and the graph are recorded.
+
+    Raises:
+        InputError: results.csv or per_class.csv of the folder belongs to another kind of run.
+        WorkError: the folder cannot be written. Every method raises it as well.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        *,
+        names: Mapping[int, str] | Iterable[str],
+        resume_epoch: int = 0,
+        tensorboard: bool = True,
+        plots: bool = True,
+    ):
+        self.save_dir = Path(save_dir)
+        self.names = name_table(names)
+        self.plots = plots
+        self.resume_epoch = resume_epoch
+        self.results = EpochCsv(self.save_dir / "results.csv", RESULT_COLUMNS, resume_epoch)
+        self.classes: EpochCsv | None = None
+        if self._class_path.exists():
+            self._open_classes()
+        writer = open_writer(self.save_dir, resume_epoch) if tensorboard else None
+        self.tensorboard = TensorBoardLog(writer, self.save_dir)
+        self._tags = class_tags(self.names)
+
+    @property
+    def _class_path(self) -> Path:
+        return self.save_dir / "per_class.csv"
+
+    def _open_classes(self) -> EpochCsv:
+        if self.classes is None:
+            self.classes = EpochCsv(self._class_path, CLASS_COLUMNS, self.resume_epoch, quoted_row)
+        return self.classes
+
+    def log_hyp(self, hyp: Mapping[str, object]) -> None:
+        """Record the hyperparameters as text."""
+        self.tensorboard.text("hyp", markdown_table(hyp), self.resume_epoch)
+
+    def log_table(self, name: str, text: str) -> None:
+        """Record a table of plain text under its name."""
+        preformatted = "\n".join(f"    {line}" for line in text.splitlines())
+        self.tensorboard.text(name, preformatted, self.resume_epoch)
+
+    def log_graph(self, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
+        """Record the model's graph, traced on a copy.
+
+        Args:
+            model: any detection model.
+            imgsz: size of the input in pixels, (height, width) or one number.
+        """
+        if self.plots:
+            self.tensorboard.graph(model, (imgsz, imgsz) if isinstance(imgsz, int) else imgsz)
+
+    def log_epoch(
+        self,
+        epoch: int,
+        train_losses: Sequence[float],
+        results: Sequence[float],
+        lrs: Sequence[float],
+        per_class: PerClass | None = None,
+    ) -> None:
+        """Record one epoch.
+
+        Args:
+            epoch: from 0.
+            train_losses: box, obj, cls.
+            results: P, R, mAP50, mAP50-95, and the validation losses box, obj, cls.
+            lrs: rates of the biases, the decayed and the normalisation weights.
+            per_class: any of 'images', 'instances', 'p', 'r', 'ap50', 'ap' and 'weight', each by class number: a
+                sequence over all classes or a dict; NaN or a missing class is undefined.
+        """
+        values = [float(v) for v in (*train_losses, *results, *lrs)]
+        if len(values) != len(RESULT_COLUMNS) - 1:
+            raise ValueError(f"{len(values)} values for the {len(RESULT_COLUMNS) - 1} columns of results.csv")
+        self.results.append([[epoch, *values]])
+        self.tensorboard.scalars(dict(zip(RESULT_COLUMNS[1:], values, strict=True)), epoch)
+        if per_class:
+            self._log_classes(epoch, per_class)
+
+    def _log_classes(self, epoch: int, per_class: PerClass) -> None:
+        rows: list[list[object]] = []
+        scalars: dict[str, float] = {}
+        for number, name in self.names.items():
+            values = [value_of(per_class.get(key), number) for key in CLASS_KEYS]
+            rows.append([epoch, name, *values])
+            by_key = dict(zip(CLASS_KEYS, values, strict=True))
+            for key, title in (("ap50", "AP50"), ("ap", "AP")):
+                if by_key[key] is not None:
+                    scalars[f"per_class/{title}/{self._tags[number]}"] = float(by_key[key] or 0.0)
+        self._open_classes().append(rows)
+        self.tensorboard.scalars(scalars, epoch)
+
+    def log_images(self, pictures: Mapping[str, str | Path], epoch: int) -> None:
+        """Record image files by their tags."""
+        if self.plots:
+            for tag, path in pictures.items():
+                self.tensorboard.picture(tag, path, epoch)
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self.tensorboard.close()
+
+
+def value_of(column: Sequence[float] | Mapping[int, float] | None, number: int) -> float | None:
+    """Return a class's value of a column by class number, None where there is none or it is NaN."""
+    if isinstance(column, Mapping):
+        value = column.get(number)
+    else:
+        value = None if column is None or number >= len(column) else column[number]
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def class_tags(names: Mapping[int, str]) -> dict[int, str]:
+    """Return a TensorBoard tag per class: its name without slashes, with its number where two would be equal."""
+    plain = {i: "".join(c if c.isalnum() or c in "-._" else "_" for c in name) or "_" for i, name in names.items()}
+    seen = list(plain.values())
+    return {i: f"{tag}_{i}" if seen.count(tag) > 1 else tag for i, tag in plain.items()}

@@ -1,0 +1,178 @@
+"""Non-maximum suppression: decoded predictions to detections. The result never depends on the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from utils.boxes import xywh2xyxy
+from utils.errors import InputError
+from utils.logs import LOGGER
+
+MAX_NMS = 30_000  # candidates an image may bring into suppression, the best by confidence
+CLASS_OFFSET = 7680.0  # pixels between the classes' copies of the plane, so that they never meet
+GROUP_ROWS = 200_000  # candidate rows scored together; bounds the memory of a batch whose every anchor fires
+FIRST_PREFIX = 4  # the first attempt looks at this many times max_det candidates
+
+_stated: set[str] = set()
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the steps of one call share."""
+
+    conf_thres: float
+    iou_thres: float
+    classes: list[int] | None
+    agnostic: bool
+    multi_label: bool
+    max_det: int
+    nc: int
+
+
+def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
+    prediction: torch.Tensor | Sequence[torch.Tensor],
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    classes: Sequence[int] | None = None,
+    agnostic: bool = False,
+    multi_label: bool = False,
+    labels: Sequence[torch.Tensor | Sequence[Sequence[float]]] = (),
+    max_det: int = 300,
+    nm: int = 0,
+) -> list[torch.Tensor]:
+    """Return each image's detections, most confident first: (n, 6 + nm) x1, y1, x2, y2, conf, class, mask columns.
+
+    A row whose box is not finite is dropped. At most MAX_NMS candidates of an image, its most confident ones, are
+    looked at; the log says once when an image has more. No other limit exists: a slow machine gives the same result.
+
+    Args:
+        prediction: (batch, rows, 5 + nc + nm) centre x, y, w, h, objectness, class scores, mask columns; or a sequence
+            that starts with it.
+        conf_thres: smallest objectness and smallest objectness x class score, 0 to 1.
+        iou_thres: a box that overlaps a better one of its class by more is dropped, 0 to 1.
+        classes: keep only these class numbers.
+        agnostic: boxes of different classes suppress each other too.
+        multi_label: one row may give a detection for each class above the threshold.
+        labels: per image (k, 5) class, centre x, y, w, h in pixels, added as certain candidates.
+        max_det: most detections an image may have.
+        nm: number of mask columns at the end of a row.
+
+    Raises:
+        InputError: a threshold outside 0 to 1, or max_det below 1.
+    """
+    for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}, allowed are 0.0 to 1.0")
+    if max_det < 1:
+        raise InputError(f"max_det is {max_det}, allowed are whole numbers from 1")
+    if not isinstance(prediction, torch.Tensor):
+        prediction = prediction[0]
+    nc = prediction.shape[2] - nm - 5
+    wanted = None if classes is None else [int(c) for c in classes]
+    options = _Options(conf_thres, iou_thres, wanted, agnostic, multi_label and nc > 1, max_det, nc)
+
+    chosen = prediction[..., 4] > conf_thres
+    output: list[torch.Tensor] = []
+    for first, last in _groups(chosen.sum(1).tolist()):
+        rows, image = _rows_of(prediction[first:last], chosen[first:last], labels[first:last], nc)
+        table, image = _candidates(rows, image, options)
+        counts = torch.bincount(image, minlength=last - first).tolist()
+        output += [_suppress(part, options) for part in table.split(counts)]
+    return output
+
+
+def _groups(rows_per_image: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) runs of images that hold at most GROUP_ROWS candidate rows, or one image."""
+    first = total = 0
+    for i, rows in enumerate(rows_per_image):
+        if total and total + rows > GROUP_ROWS:
+            yield first, i
+            first, total = i, 0
+        total += rows
+    if first < len(rows_per_image):
+        yield first, len(rows_per_image)
+
+
+def _rows_of(
+    prediction: torch.Tensor, chosen: torch.Tensor, labels: Sequence, nc: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the chosen rows (n, columns) as float32 and their image numbers (n,), labels appended as certain rows."""
+    image, row = chosen.nonzero(as_tuple=True)
+    rows = prediction[image, row].float()
+    for i, known in enumerate(labels):
+        if len(known):
+            known = torch.as_tensor(known, dtype=torch.float32, device=rows.device)
+            extra = rows.new_zeros((len(known), rows.shape[1]))
+            extra[:, :4] = known[:, 1:5]
+            extra[:, 4] = 1.0
+            extra[torch.arange(len(known), device=rows.device), known[:, 0].long() + 5] = 1.0
+            rows = torch.cat((rows, extra))
+            image = torch.cat((image, image.new_full((len(known),), i)))
+    return rows, image
+
+
+def _candidates(rows: torch.Tensor, image: torch.Tensor, options: _Options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn rows into candidates, by image and then by falling confidence.
+
+    Returns:
+        (n, 6 + nm) x1, y1, x2, y2, conf, class, mask columns, and the image numbers (n,).
+    """
+    end = 5 + options.nc
+    rows[:, 5:] *= rows[:, 4:5]
+    scores = rows[:, 5:end]
+    if options.multi_label:
+        row, best = (scores > options.conf_thres).nonzero(as_tuple=True)
+        confidence = scores[row, best]
+    else:
+        confidence, best = scores.max(1)
+        row = (confidence > options.conf_thres).nonzero().squeeze(1)
+        confidence, best = confidence[row], best[row]
+    keep = rows[:, :4].isfinite().all(1)[row]
+    if options.classes is not None:
+        keep &= torch.isin(best, torch.tensor(options.classes, dtype=best.dtype, device=best.device))
+    row, best, confidence = row[keep], best[keep], confidence[keep]
+
+    order = confidence.argsort(stable=True).flip(0)  # of equal ones the later first, on any machine
+    order = order[image[row[order]].argsort(stable=True)]
+    row = row[order]
+    boxes = xywh2xyxy(rows[:, :4])
+    columns = (boxes[row], confidence[order, None], best[order, None].float(), rows[row, end:])
+    return torch.cat(columns, 1), image[row]
+
+
+def _suppress(candidates: torch.Tensor, options: _Options) -> torch.Tensor:
+    """Return what greedy suppression keeps of one image's candidates, which come by falling confidence.
+
+    A box is only ever suppressed by a more confident one, so the survivors among the best k candidates begin the
+    survivors among all: the search ends as soon as a prefix gives max_det of them.
+    """
+    from torchvision.ops import nms
+
+    if len(candidates) > MAX_NMS:
+        _state_once(len(candidates))
+        candidates = candidates[:MAX_NMS]
+    if not len(candidates):
+        return candidates
+    boxes, scores = candidates[:, :4], candidates[:, 4]
+    if not options.agnostic:
+        offset = max(CLASS_OFFSET, float(boxes.max() - boxes.min()))
+        boxes = boxes + candidates[:, 5:6] * offset
+    size = max(FIRST_PREFIX * options.max_det, 256)
+    while True:
+        kept = nms(boxes[:size], scores[:size], options.iou_thres)
+        if len(kept) >= options.max_det or size >= len(candidates):
+            return candidates[kept[: options.max_det]]
+        size *= 4
+
+
+def _state_once(count: int) -> None:
+    """Log, once a process, that an image had more candidates than are looked at."""
+    if "cap" not in _stated:
+        _stated.add("cap")
+        LOGGER.warning(
+            f"NMS: an image has {count} candidate boxes, the {MAX_NMS} most confident are used; "
+            "a higher confidence threshold gives fewer (said once)"
+        )

@@ -1,0 +1,108 @@
+"""Which anchors and cells of the output grids learn a labelled box: YOLOv5's matching rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NEIGHBOUR_BIAS = 0.5  # a centre in this part of a cell also matches the neighbour on that side
+
+
+class LayerMatches(NamedTuple):
+    """The n matches of one output layer, ordered by neighbour cell, then anchor, then target.
+
+    image, anchor, row, column: (n,) int64, a cell each. classes: (n,) int64.
+    boxes: (n, 4) dx dy w h in grid units, dx dy from the cell's corner. anchors: (n, 2) w h in grid units.
+    """
+
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    classes: Tensor
+    boxes: Tensor
+    anchors: Tensor
+
+
+def match_layer(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: float) -> LayerMatches:
+    """Match targets with the anchors and cells of one output layer.
+
+    A target matches an anchor when neither side differs by ``anchor_t`` or more times, in the cell that holds its
+    centre and in the two neighbouring cells nearest to it.
+
+    The number of matches decides the shapes that follow: counting them is the one place of the loss where the host
+    waits for a CUDA device. Constants are therefore computed on the device, not copied to it.
+
+    Args:
+        targets: (nt, 6) image, class, cx, cy, w, h, box 0 to 1.
+        anchors: (na, 2) w h in grid units.
+        grid: rows and columns of the layer.
+        anchor_t: largest side ratio, exclusive.
+    """
+    rows, columns = grid
+    size = (columns, rows)
+    centres, sides = (torch.stack((targets[:, i] * columns, targets[:, i + 1] * rows), 1) for i in (2, 4))
+    fits = _fitting_anchors(sides, anchors, anchor_t)  # (na, nt)
+    near = _near_cells(centres, size)  # (5, nt)
+    neighbour, anchor, target = (near[:, None] & fits[None]).nonzero(as_tuple=True)
+
+    centre = centres[target]
+    cell = (centre - _offsets(neighbour).to(centre.dtype)).long()
+    column, row = cell[:, 0].clamp(0, columns - 1), cell[:, 1].clamp(0, rows - 1)
+    corner = torch.stack((column, row), 1)
+    return LayerMatches(
+        image=targets[:, 0].long()[target],
+        anchor=anchor,
+        row=row,
+        column=column,
+        classes=targets[:, 1].long()[target],
+        boxes=torch.cat((centre - corner, sides[target]), 1),
+        anchors=anchors[anchor],
+    )
+
+
+def last_match_of_cell(cells: Tensor, cell_count: int) -> Tensor:
+    """Return for each match the number of the last match in its cell.
+
+    Values gathered with it are equal for all matches of a cell, so writing them to the cells gives the same result in
+    any order of writing.
+
+    Args:
+        cells: (n,) int64 flat cell numbers.
+        cell_count: cells in total.
+
+    Returns:
+        (n,) int64.
+    """
+    numbers = torch.arange(len(cells), device=cells.device)
+    last = torch.zeros(cell_count, dtype=torch.int64, device=cells.device)
+    return last.scatter_reduce_(0, cells, numbers, reduce="amax")[cells]
+
+
+def _fitting_anchors(sides: Tensor, anchors: Tensor, anchor_t: float) -> Tensor:
+    """Return (na, nt) bool for sides (nt, 2) and anchors (na, 2): no side differs by ``anchor_t`` or more times."""
+    ratio = sides[None] / anchors[:, None]
+    return torch.maximum(ratio, 1 / ratio).amax(2) < anchor_t
+
+
+def _near_cells(centres: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (5, nt) bool: the own cell, then the left, upper, right and lower neighbour.
+
+    Args:
+        centres: (nt, 2) in grid units.
+        size: columns and rows.
+    """
+    before = (centres % 1 < NEIGHBOUR_BIAS) & (centres > 1)
+    from_end = torch.stack((size[0] - centres[:, 0], size[1] - centres[:, 1]), 1)
+    after = (from_end % 1 < NEIGHBOUR_BIAS) & (from_end > 1)
+    own = torch.ones_like(before[:, :1])
+    return torch.cat((own, before, after), 1).T
+
+
+def _offsets(neighbour: Tensor) -> Tensor:
+    """Return x y (n, 2) to subtract from a centre so that it falls into its neighbour (n,), numbered as above."""
+    x = (neighbour == 1).int() - (neighbour == 3).int()
+    y = (neighbour == 2).int() - (neighbour == 4).int()
+    return torch.stack((x, y), 1) * NEIGHBOUR_BIAS
