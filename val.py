@@ -30,12 +30,12 @@ FEW_CLASSES = 50  # below, the table lists every class without being asked
 COCO_ANNOTATIONS = "annotations/instances_val2017.json"
 # Names that code written against YOLOv5 imports from here.
 _MOVED = {
-    "Profile": "utils.general",
-    "coco80_to_coco91_class": "utils.general",
+    "Profile": "utils.helpers",
+    "coco80_to_coco91_class": "utils.helpers",
     "plot_images": "utils.plots",
     "process_batch": "utils.metrics",
     "save_one_json": "utils.coco_json",
-    "save_one_txt": "utils.detection_text",
+    "save_one_txt": "utils.helpers",
     "xywh2xyxy": "utils.boxes",
 }
 
@@ -196,9 +196,10 @@ def _observers(opt: argparse.Namespace, facts: dict[str, Any], names: dict[int, 
         folder.mkdir(parents=True, exist_ok=True)
         observers.append(TextFiles(folder, opt.save_conf))
     if opt.save_json:
-        from utils.coco_json import COCO_CATEGORIES, CocoJson
+        from utils.coco_json import CocoJson
+        from utils.helpers import coco80_to_coco91_class
 
-        class_map = COCO_CATEGORIES if _is_coco(facts) else list(range(max(1000, len(names))))
+        class_map = coco80_to_coco91_class() if _is_coco(facts) else list(range(max(1000, len(names))))
         coco = CocoJson(class_map, names)
         observers.append(coco)
     return observers, coco

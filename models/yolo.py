@@ -50,7 +50,7 @@ from models.common import (  # noqa: F401  (layers are importable from here, as 
 from models.experimental import MixConv2d  # noqa: F401
 from models.parsing import ModelSpec, build_row, default_activation, find_model_yaml
 from utils.autoanchor import check_anchor_order
-from utils.errors import InputError
+from utils.errors import InputError, run_command
 from utils.logs import LOGGER, colorstr  # noqa: F401
 from utils.model_ops import (  # noqa: F401
     fuse_conv_and_bn,
@@ -509,8 +509,5 @@ def parse_model(d: dict[str, Any], ch: list[int]) -> tuple[nn.Sequential, list[i
 
 
 if __name__ == "__main__":
-    from models.command import main, parse_opt
-    from utils.errors import run_command
-
-    options = parse_opt()
-    run_command(lambda: main(options))
+    command = importlib.import_module("models.command")  # which uses models.yolo, not this __main__
+    run_command(lambda: command.main(command.parse_opt()))

@@ -133,7 +133,7 @@ def test_rectangular_batches(folder):
 def test_single_class_and_min_items(folder):
     (folder.parent / "labels" / "3.txt").write_text("")
     assert len(build(folder)) == 8
-    data = build(folder, single_cls=True, min_items=1)
+    data = build(folder, single_cls=True, min_items=1, nc=1)
     assert len(data) == 7 and not any(rows[:, 0].any() for rows in data.labels)
 
 

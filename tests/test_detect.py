@@ -17,7 +17,7 @@ from tests.test_sources import picture, video
 from utils.checkpoint import save_checkpoint
 from utils.detection import describe
 from utils.detection_output import OutputOptions, output_stems, safe_name, text_line
-from utils.errors import InputError, WorkError
+from utils.errors import InputError, WorkError, run_command
 from utils.nms import non_max_suppression
 from utils.sources import LoadImages, open_source
 
@@ -45,7 +45,8 @@ def run(weights, tmp_path):
     def call(source, **options):
         settings = {"imgsz": 64, "max_det": 3, "device": "cpu", "project": tmp_path / "runs", "name": "exp"}
         detect.run(weights=weights, source=source, **{**settings, **options})
-        return max((tmp_path / "runs").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        made = sorted((tmp_path / "runs").iterdir(), key=lambda p: (len(p.name), p.name))
+        return made[0] if options.get("exist_ok") else made[-1]
 
     return call
 
@@ -125,7 +126,7 @@ def test_list_sources_write_no_pictures(run, tmp_path):
 
 
 def test_videos(run, tmp_path):
-    video(tmp_path / "in" / "v.avi".replace("avi", "mp4"), frames=3)
+    video(tmp_path / "in" / "v.mp4", frames=3)
     folder = run(tmp_path / "in", save_txt=True)
     assert written(folder) == ["labels/v_1.txt", "labels/v_2.txt", "labels/v_3.txt", "v.mp4"]
     assert sum(1 for _ in LoadImages(folder / "v.mp4")) == 3
@@ -186,7 +187,15 @@ def test_ensemble_and_augmentation(run, tmp_path, weights):
     assert written(tmp_path / "both") == ["x.jpg"]
 
 
-def test_feature_maps(run, tmp_path):
+def test_feature_maps_are_taken_once_per_layer(run, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("utils.plots.feature_visualization", lambda x, kind, i, save_dir: taken.append((i, save_dir)))
+    folder = run(picture(tmp_path / "in" / "x.jpg"), visualize=True, augment=True, nosave=True)
+    assert taken == [(i, folder / "features" / "x") for i in range(25)]
+
+
+@pytest.mark.slow
+def test_feature_map_pictures(run, tmp_path):
     folder = run(picture(tmp_path / "in" / "x.jpg"), visualize=True, nosave=True)
     assert "features/x/stage0_Conv_features.png" in written(folder)
 
@@ -223,7 +232,7 @@ def test_turned_photographs_give_the_boxes_of_upright_pixels(run, tmp_path, orie
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 255, (48, 96, 3), np.uint8)
-    turn = {1: None, 3: 3, 5: 5, 6: 4, 7: 6, 8: 2}[orientation]  # PIL's way back to the stored pixels
+    turn = {1: None, 3: 3, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # PIL's way back to the stored pixels
     stored = Image.fromarray(pixels) if turn is None else Image.fromarray(pixels).transpose(Image.Transpose(turn))
     exif = Image.Exif()
     exif[274] = orientation
@@ -271,15 +280,19 @@ def test_describe():
 
 def test_command(tmp_path, weights):
     image = picture(tmp_path / "x.jpg")
-    base = [sys.executable, str(ROOT / "detect.py"), "--weights", str(weights), "--imgsz", "64", "--device", "cpu"]
-    done = subprocess.run(
-        [*base, "--source", str(image), "--project", str(tmp_path / "r")], capture_output=True, text=True, cwd=tmp_path
-    )
+    options = ["--weights", weights, "--imgsz", "64", "--device", "cpu", "--source", image, "--project", tmp_path / "r"]
+    command = [sys.executable, ROOT / "detect.py", *options]
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"image 1/1 {image}: 64x64" in done.stderr and "Speed:" in done.stderr
-    done = subprocess.run([*base, "--source", "no.jpg"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert written(tmp_path / "r") == ["exp/x.jpg"]
+
+
+def test_refusal_is_one_line_with_status_2(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: run("no.jpg"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {Path.cwd()}/no.jpg does not exist\n"
 
 
 def test_reference_detections(shared, golden, tmp_path):

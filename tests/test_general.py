@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import general, helpers
@@ -152,7 +152,7 @@ def test_settings_folder_is_made_on_request_alone(tmp_path, monkeypatch):
         ("a: !!python/object/apply:os.system ['true']", "line 1"),
         ("a: [1, 2", "line 1"),
         ("a: &x [*x]", "refers to its own content"),
-        ("[" * 3000, "nested too deeply"),
+        ("[" * 700, "nested too deeply"),
         ("a: \x00", "not valid YAML"),
         ("- 1\n- 2", "holds a list"),
         ("", "empty"),
@@ -185,6 +185,7 @@ _plain = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), _plain, min_size=1, max_size=4))
 def test_yaml_round_trip(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "round.yaml"
@@ -192,6 +193,7 @@ def test_yaml_round_trip(tmp_path_factory, data):
     assert read_yaml(path) == data
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(text):
     try:

@@ -338,6 +338,21 @@ def test_a_process_without_matches_adds_nothing_to_box_and_class() -> None:
     assert items[0] == items[2] == 0 and items[1] > 0
 
 
+def test_a_stand_in_image_counts_nothing() -> None:
+    p, targets = random_batch(images=2)
+    whole = ComputeLoss(Model())([x[:1] for x in p], targets[targets[:, 0] == 0])
+    mine, other = (ComputeLoss(Model(), world_sum=lambda x: x) for _ in range(2))
+    assert torch.allclose(mine([x[:1] for x in p], targets[targets[:, 0] == 0])[0], whole[0], rtol=1e-6)
+    other.is_filler = True
+    sent = []
+    other.world_sum = lambda x: sent.append(x.clone()) or x + 1
+    raw = [x[:1].requires_grad_() for x in p]
+    loss, items = other(raw, targets[targets[:, 0] == 0])
+    assert sent[0].tolist() == [0, 0, 0, 0]
+    assert loss.item() == 0 and items.tolist() == [0, 0, 0]
+    assert all(g.abs().sum() == 0 for g in torch.autograd.grad(loss, raw))
+
+
 def test_mean_over_part() -> None:
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert mean_over(values, None) == 2.5

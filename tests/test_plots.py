@@ -369,7 +369,7 @@ def test_figures_change_no_global_state(tmp_path):
     pyplot_was_there = "matplotlib.pyplot" in sys.modules
 
     def state():  # the backend is settled when it is first looked at
-        return {key: value for key, value in mpl.rcParams.items() if key != "backend"}
+        return {key: mpl.rcParams[key] for key in mpl.rcParams if key != "backend"}
 
     before = state()
     curves.plot_confusion_matrix(np.eye(3), ["螺", "سيارة"], tmp_path / "m.png")

@@ -24,7 +24,7 @@ def video(path, frames=6, size=(48, 64), fps=10):
     if not writer.isOpened():
         pytest.skip("this OpenCV writes no mp4v")
     for n in range(1, frames + 1):
-        writer.write(np.full((*size, 3), 20 * n, np.uint8))
+        writer.write(np.full((*size, 3), 20 * n % 250, np.uint8))
     writer.release()
     return path
 

@@ -15,11 +15,12 @@ from torch import nn
 
 import val
 from utils.callbacks import Callbacks
-from utils.coco_json import COCO_CATEGORIES, image_id, save_one_json
-from utils.detection_text import TextFiles, save_one_txt
+from utils.coco_json import image_id, save_one_json
+from utils.detection_text import TextFiles
 from utils.errors import InputError
 from utils.eval_batch import in_original_pixels
 from utils.evaluation import evaluate
+from utils.helpers import coco80_to_coco91_class, save_one_txt
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
@@ -221,9 +222,10 @@ def test_images_of_one_stem_get_a_file_each(tmp_path) -> None:
 
 def test_coco_rows() -> None:
     rows: list[dict] = []
-    save_one_json(torch.tensor([[10.0, 20, 30.12345, 60, 0.9123456, 79]]), rows, Path("000042.jpg"), COCO_CATEGORIES)
+    categories = coco80_to_coco91_class()
+    save_one_json(torch.tensor([[10.0, 20, 30.12345, 60, 0.9123456, 79]]), rows, Path("000042.jpg"), categories)
     assert rows == [{"image_id": 42, "category_id": 90, "bbox": [10.0, 20.0, 20.123, 40.0], "score": 0.91235}]
-    assert len(COCO_CATEGORIES) == 80 and COCO_CATEGORIES[0] == 1 and COCO_CATEGORIES[11] == 13
+    assert len(categories) == 80 and categories[0] == 1 and categories[11] == 13
     assert image_id("d/½.jpg") == "½" and image_id("d/a b.jpg") == "a b"
 
 

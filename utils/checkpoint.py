@@ -77,11 +77,17 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         scan = scan_file(path)
         refused = refused_paths(scan.globals)
         if refused:
-            raise Refused(", ".join(refused))
+            raise Refused(_listed(refused))
         with torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = torch.load(scan.source, map_location=map_location, weights_only=True)
         return _as_checkpoint(Builder().root(raw))
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    """Return names out of a file on one line, whatever characters they hold."""
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _existing(path: str | Path) -> Path:

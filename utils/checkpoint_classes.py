@@ -84,8 +84,9 @@ class StandIn:
     path: ClassVar[str] = ""
     state: Any = None
 
-    def __init__(self) -> None:
-        """Take no arguments: a pickle that calls the class with some is refused by Python itself."""
+    def __init__(self, *arguments: Any):
+        if arguments:
+            raise Refused(f"a call of {self.path}")
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

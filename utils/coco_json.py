@@ -18,10 +18,6 @@ from utils.errors import WorkError
 from utils.eval_batch import BatchResult
 from utils.logs import LOGGER
 
-# COCO numbers its 80 used classes 1 to 90 with gaps.
-_UNUSED_CATEGORIES = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-COCO_CATEGORIES = [number for number in range(1, 91) if number not in _UNUSED_CATEGORIES]
-
 
 def image_id(path: str | Path) -> int | str:
     """Return COCO's id of an image: its stem as a number where it is one, else the stem."""

@@ -80,7 +80,7 @@ class LoadImagesAndLabels(Dataset):
         prefix: words before log lines.
         rank: process number; only -1 and 0 show progress.
         seed: the run's seed, from which all randomness of a Draw follows.
-        nc: number of classes to check labels against, None to skip the check.
+        nc: number of classes to check labels against (not under ``single_cls``), None to skip the check.
         require_labels: refuse a set without any labelled object (by default when augmenting).
 
     Raises:
@@ -126,7 +126,7 @@ class LoadImagesAndLabels(Dataset):
         self.albumentations = Albumentations(size=img_size) if augment else None
         self._accesses = 0
         required = augment if require_labels is None else require_labels
-        self._read_labels(path, nc, required, prefix)
+        self._read_labels(path, None if single_cls else nc, required, prefix)
         if min_items:
             self._reorder(np.flatnonzero([len(rows) >= min_items for rows in self.labels]))
         if single_cls:

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from utils.boxes import xyxy2xywhn
-from utils.confusion import to_array
 from utils.errors import WorkError
 from utils.eval_batch import BatchResult
+from utils.helpers import save_one_txt
 from utils.logs import LOGGER
-
-
-def save_one_txt(predn: torch.Tensor | np.ndarray, save_conf: bool, shape: Sequence[float], file: str | Path) -> None:
-    """Append a line for each detection to a text file: class, centre x, y, width, height [, confidence].
-
-    Args:
-        predn: (n, 6) x1, y1, x2, y2, conf, class in pixels.
-        save_conf: write the confidence.
-        shape: (height, width) of the image, by which the boxes are divided.
-        file: the text file.
-
-    Raises:
-        WorkError: it cannot be written.
-    """
-    rows = to_array(predn)
-    columns = [rows[:, 5:6], xyxy2xywhn(rows[:, :4], w=shape[1], h=shape[0]), rows[:, 4:5]]
-    table = np.concatenate(columns if save_conf else columns[:2], 1).tolist()
-    try:
-        with Path(file).open("a") as stream:
-            stream.writelines(" ".join(f"{value:g}" for value in row) + "\n" for row in table)
-    except OSError as error:
-        raise WorkError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 class TextFiles:
@@ -49,10 +22,17 @@ class TextFiles:
         self._owners: dict[Path, str] = {}
 
     def __call__(self, batch: BatchResult) -> None:
-        """Write the files of one batch."""
+        """Write the files of one batch.
+
+        Raises:
+            WorkError: a file cannot be written.
+        """
         for path, detections, (shape, _) in zip(batch.paths, batch.detections, batch.shapes, strict=True):
             if len(detections):
-                save_one_txt(detections, self.save_conf, shape, self._file_for(str(path)))
+                try:
+                    save_one_txt(detections, self.save_conf, shape, self._file_for(str(path)))
+                except OSError as error:
+                    raise WorkError(f"{error.filename}: cannot be written ({error.strerror})") from error
 
     def _file_for(self, path: str) -> Path:
         image = Path(path)

@@ -134,6 +134,7 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
         observers = [*observers, _Pictures(Path(save_dir or "."), names)]
     tally = _Tally(nc, ConfusionMatrix(nc), images=np.zeros(nc, np.int64))
     device = _device_of(model)
+    non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no batch's time holds that
     run_hook("on_val_start")
     with _prepared(model, half and device.type == "cuda") as (network, is_half), torch.no_grad():
         step = _Pass(

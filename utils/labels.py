@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import ThreadPool
@@ -86,6 +87,7 @@ def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
     if table is None:
         table = _scan(im_files, label_files, path, prefix, workers)
     _log_report(table.report, prefix, source, names)
+    prefix = re.sub(r"\033\[\d+m", "", prefix)  # errors carry no terminal colours
     _refuse_class_ids(table, nc)
     _refuse_losses(table, prefix, names)
     if require_labels and not len(table.boxes):

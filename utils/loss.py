@@ -54,7 +54,8 @@ class ComputeLoss:
         class_weights: (nc,) weight of a matched anchor by its class, in the class term; None leaves them out.
         world_sum: sums a small tensor over all processes. With it, box and class terms are divided by the matches of
             the whole batch, and losses, items and gradients added (not averaged) over the processes are those of one
-            process with the whole batch. Every process calls the loss equally often.
+            process with the whole batch. Every process calls the loss equally often; one whose share of a short batch
+            is but a stand-in image sets ``is_filler`` and then adds 0 and counts no image.
     """
 
     sort_obj_iou = False
@@ -76,6 +77,7 @@ class ComputeLoss:
         self.BCEobj = build_head_loss(self.hyp, "obj").to(self.device)
         self.cp, self.cn = smooth_bce(self.hyp.get("label_smoothing", 0.0))
         self.gr = 1.0
+        self.is_filler = False
         self.autobalance = autobalance
         strides = [int(stride) for stride in head.stride]
         self.ssi = strides.index(REFERENCE_STRIDE) if autobalance and REFERENCE_STRIDE in strides else 0
@@ -104,8 +106,8 @@ class ComputeLoss:
         Returns:
             (1,) total times the batch size, and (3,) detached box, obj and cls terms for one image.
         """
-        tcls, tbox, indices, anchors = self.build_targets(p, targets)
-        batch = self._batch([len(classes) for classes in tcls], p[0].shape[0])
+        tcls, tbox, indices, anchors = self.build_targets(p, targets[:0] if self.is_filler else targets)
+        batch = self._batch([len(classes) for classes in tcls], 0 if self.is_filler else p[0].shape[0])
         lbox, lcls = (torch.zeros(1, device=p[0].device) for _ in range(2))
         layer_obj = []
         for i, raw in enumerate(p):

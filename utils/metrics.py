@@ -23,7 +23,7 @@ __all__ = [
 FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of P, R, mAP50, mAP50-95
 CONFIDENCES = np.linspace(0, 1, 1000)  # where the curves over confidence are sampled
 RECALLS = np.linspace(0, 1, 101)  # COCO's recall levels
-_MOVED = {"plot_pr_curve": "utils.curves", "plot_mc_curve": "utils.curves", "TryExcept": "utils.general"}
+_MOVED = {"plot_pr_curve": "utils.curves", "plot_mc_curve": "utils.curves", "TryExcept": "utils.helpers"}
 
 Names = Mapping[int, str] | Sequence[str]
 

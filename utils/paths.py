@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +70,24 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         if mkdir:
             path.mkdir(parents=True, exist_ok=True)
         return path
-    stem, suffix = (path.with_suffix(""), path.suffix) if path.is_file() else (path, "")
-    candidates = [path, *(Path(f"{stem}{sep}{n}{suffix}") for n in range(2, LAST_RUN_NUMBER + 1))]
     if not mkdir:
-        free = next((candidate for candidate in candidates if not candidate.exists()), None)
+        free = next((candidate for candidate in _numbered(path, sep) if not candidate.exists()), None)
         return free or _none_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for candidate in candidates:
+    for candidate in _numbered(path, sep):
         try:
             candidate.mkdir()
             return candidate
         except FileExistsError:
             continue
     return _none_free(path)
+
+
+def _numbered(path: Path, sep: str) -> Iterator[Path]:
+    stem, suffix = (path.with_suffix(""), path.suffix) if path.is_file() else (path, "")
+    yield path
+    for n in range(2, LAST_RUN_NUMBER + 1):
+        yield Path(f"{stem}{sep}{n}{suffix}")
 
 
 def _none_free(path: Path) -> Path:

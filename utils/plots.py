@@ -15,7 +15,7 @@ import torch
 
 from utils.annotator import Annotator, Colors, colors, save_one_box
 from utils.boxes import xywh2xyxy, xyxy2xywh
-from utils.figures import new_figure, save_figure, write_file
+from utils.figures import new_figure, save_figure, shown_name, style_name, write_file
 from utils.fonts import drawable_names, drawable_text, load_font, name_table
 from utils.label_plots import hist2d, plot_labels, plot_targets_txt, plot_val_txt
 from utils.logs import LOGGER
@@ -271,9 +271,9 @@ def imshow_cls(  # noqa: PLR0913 (inherited signature)
             continue
         axes.imshow(batch[i].permute(1, 2, 0).numpy())
         classes = [int(v[i]) for v in (labels, pred) if v is not None]
-        title = " - ".join(table.get(c, str(c)) for c in classes)
+        title = " - ".join(shown_name(table.get(c, str(c)), c) for c in classes)
         color = "black" if len(set(classes)) < 2 else "#b00020"
-        axes.set_title(title, fontsize=8, color=color, parse_math=False)
+        style_name(axes.set_title(title, fontsize=8, color=color))
     save_figure(figure, f, 200)
     if verbose:
         for title, values in (("true", labels), ("predicted", pred)):

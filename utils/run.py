@@ -70,12 +70,12 @@ class Run:
         self._open_log()
         LOGGER.info(self.balance.table)
         self.log.log_table("class_balance", self.balance.table)
+        labels = np.concatenate(self.dataset.labels, 0)
         if not self.opt.noplots and not self.opt.resume:
             from utils.plots import plot_labels
 
-            labels = np.concatenate(self.dataset.labels, 0)
             plot_labels(labels, self.data.names, self.folder)
-        self.callbacks.run("on_pretrain_routine_end", self.dataset.labels, self.data.names)
+        self.callbacks.run("on_pretrain_routine_end", labels, self.data.names)
         LOGGER.info(
             f"Image sizes {self.imgsz} train, {self.imgsz} val\nUsing {self.loader.num_workers} dataloader workers\n"
             f"Logging results to {colorstr('bold', self.folder)}\nStarting training for {self.opt.epochs} epochs..."
@@ -107,7 +107,7 @@ class Run:
         }  # fmt: skip
 
     def _restore(self) -> None:
-        from utils.torch_utils import smart_resume
+        from utils.torch_utils import load_optimizer_state, smart_resume
 
         path = str(self.opt.weights)
         checkpoint = self.checkpoint or {}
@@ -117,7 +117,7 @@ class Run:
             )
         engine = self.engine
         if checkpoint.get("optimizer") is not None:
-            engine.optimizer.load_state_dict(checkpoint["optimizer"])
+            load_optimizer_state(engine.optimizer, checkpoint["optimizer"])
         block = checkpoint.get("resume")
         if not block:
             LOGGER.warning(f"WARNING {path}: written by another YOLOv5: resumes at its epoch, not bit for bit")
@@ -220,7 +220,7 @@ class Run:
             save_checkpoint(self.best, contents)
         if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
             save_checkpoint(self.folder / "weights" / f"epoch{epoch}.pt", contents)
-        save_checkpoint(self.last, contents)  # last, so that a run stopped before it repeats the whole epoch
+        save_checkpoint(self.last, contents, keep_previous=False)  # last, so that a run stopped before it repeats the whole epoch
 
     def share_maps(self) -> None:
         """Give every process the main one's mAP per class and its decision state."""

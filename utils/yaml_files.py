@@ -11,6 +11,7 @@ from utils.errors import InputError, MissingFileError
 from utils.logs import LOGGER
 
 MAX_BYTES = 16 * 1024 * 1024  # a names list of 1e5 classes stays far below
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
 MAX_EXPANDED = 1024 * 1024  # characters that aliases may add when every alias is written out
 
 
@@ -71,6 +72,8 @@ def parse_yaml(text: str, source: str | Path = "YAML") -> Any:  # noqa: ANN401  
 def write_yaml(path: str | Path, data: Any) -> None:  # noqa: ANN401
     """Write plain data as YAML in the order of its keys; paths become text."""
     text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    if _LINE_BREAKS & set(text):  # PyYAML folds these on reading unless they are escaped
+        text = yaml.safe_dump(_plain(data), sort_keys=False)
     Path(path).write_text(text, encoding="utf-8")
 
 
