@@ -126,11 +126,10 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     Returns:
         P, R, mAP50, mAP50-95 and the box, objectness and classification losses of the final validation.
     """
-    from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
-
     from utils import training
     from utils.engine import Engine, StepState
     from utils.run import Run
+    from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
 
     callbacks.run("on_pretrain_routine_start")
     hyp = training.load_hyperparameters(hyp, opt.label_smoothing)
@@ -211,10 +210,9 @@ def choose_amp(model: torch.nn.Module, device: torch.device) -> torch.dtype | No
 
 def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
     """Check the options, take those of a resumed run, find files, and join the process group."""
+    from utils import train_options
     from utils.paths import check_yaml
     from utils.torch_utils import select_device
-
-    from utils import train_options
 
     if opt.resume and not opt.evolve:
         opt = resume_options(opt)
@@ -234,9 +232,8 @@ def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
 
 def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     """Return the options of the run to resume: the named last.pt, or the latest below the runs folder."""
-    from utils.paths import get_latest_run
-
     from utils import train_options
+    from utils.paths import get_latest_run
 
     latest = opt.resume if isinstance(opt.resume, (str, Path)) else get_latest_run(str(ROOT / "runs"))
     if not latest:
@@ -252,7 +249,9 @@ def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
 def main(opt: argparse.Namespace, callbacks: Any = None) -> tuple[float, ...]:
     """Resolve the options and train."""
     from utils.callbacks import Callbacks
+    from utils.cv import require_cv2
 
+    require_cv2()
     setup_logging(WORLD.rank)
     begun = datetime.datetime.now()
     prepared, device = prepare(opt)

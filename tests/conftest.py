@@ -62,7 +62,7 @@ def golden_inputs() -> Any:
 
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
-    """Return the YAML of a drawn set: 8 training and 4 validation images of 96x64, two classes, boxes on flat colours."""
+    """Return the YAML of a drawn set: 8 training and 4 validation images of 96x64, two classes, flat colours."""
     import cv2
 
     rng = np.random.default_rng(0)

@@ -11,16 +11,15 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from models.yolo import Model  # noqa: E402
 from utils.dataloaders import create_dataloader  # noqa: E402
 from utils.dataset_yaml import check_dataset  # noqa: E402
-from utils.torch_utils import smart_DDP  # noqa: E402
-
-from models.yolo import Model  # noqa: E402
 from utils.distributed import World, join_group, leave_group, world_sum  # noqa: E402
 from utils.engine import Engine, StepState  # noqa: E402
 from utils.hyperparameters import Hyperparameters  # noqa: E402
 from utils.loss import ComputeLoss  # noqa: E402
 from utils.schedule import Schedule, linear_lr  # noqa: E402
+from utils.torch_utils import smart_DDP  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH = 4

@@ -33,7 +33,7 @@ def _engine(loss, batch_size=64):
     schedule = Schedule(linear_lr(10, 1.0), -1, 0.0, 0.0, 0.0, batch_size)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
-    def criterion(outputs, targets, images=None):
+    def criterion(outputs, targets):
         value = loss(outputs)
         return value.reshape(1), torch.stack([value.detach()] * 3)
 

@@ -192,7 +192,15 @@ def test_activation_text(text, kind):
     assert type(parse_activation(text)) is kind
 
 
-@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.lists(st.integers()), st.none()))
+@given(
+    st.one_of(
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.booleans(),
+        st.lists(st.integers()),
+        st.none(),
+    )
+)
 def test_arguments_that_are_literals_come_back(value):
     assert resolve_argument(repr(value), {}) == value
     assert resolve_argument(value, {}) == value

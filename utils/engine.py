@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.distributed import World
+from utils.distributed import World, world_sum
 from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 from utils.rng import Stream, make_rng
@@ -104,7 +104,7 @@ class Engine:
             after_batch: called with (step, images, targets, paths, mean losses (3,)).
 
         Returns:
-            Mean box, objectness and classification losses of this process over the epoch.
+            Mean box, objectness and classification losses over the epoch and all processes.
 
         Raises:
             WorkError: a loss is not finite.
@@ -124,7 +124,7 @@ class Engine:
             self._check_finite(state, total)
             if after_batch is not None:
                 after_batch(step, images, targets, paths, state.loss_sum / state.batch)
-        return (state.loss_sum / max(state.batch, 1)).tolist()
+        return (world_sum(state.loss_sum.clone()) / max(state.batch, 1)).tolist()
 
     def _step(self, images: torch.Tensor, targets: torch.Tensor, step: int, state: StepState, loader: Any) -> bool:
         """Run one batch forward and backward; return whether the optimizer moved."""
@@ -132,8 +132,9 @@ class Engine:
         moves = step - state.last_optimizer_step >= accumulate
         with self._gradient_exchange(moves), self._autocast():
             outputs = self.model(images)
+            self.criterion.is_filler = loader.batch_sampler.real_count(state.batch) == 0
             loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
-            loss = loss * (self.world.size * self.loss_factor * self._share(loader, state.batch))
+            loss = loss * (self.world.size * self.loss_factor)
         with self._gradient_exchange(moves):
             self.scaler.scale(loss).backward()
         state.loss_sum += items
@@ -159,11 +160,6 @@ class Engine:
         """Let processes exchange gradients only in the batch before an optimizer step."""
         waits = not moves and hasattr(self.model, "no_sync")
         return self.model.no_sync() if waits else contextlib.nullcontext()
-
-    def _share(self, loader: Any, batch: int) -> float:
-        """Return 0 where this process got only a filler image of a short last batch, else 1."""
-        real_count = getattr(loader.batch_sampler, "real_count", None)
-        return 1.0 if real_count is None or real_count(batch) else 0.0
 
     def _check_finite(self, state: StepState, total: int) -> None:
         due = self.device.type == "cpu" or state.batch % CHECK_EVERY == 0 or state.batch == total
@@ -191,6 +187,6 @@ class Engine:
 
     def _describe(self, state: StepState, epochs: int, batch: tuple) -> str:
         memory = torch.cuda.memory_reserved() / 1e9 if self.device.type == "cuda" else 0.0
-        means = (state.loss_sum / max(state.batch, 1)).tolist()
+        means = (state.loss_sum * self.world.size / max(state.batch, 1)).tolist()  # the others' are about the same
         place = f"{state.epoch}/{epochs - 1}"
         return ("%11s" * 2 + "%11.4g" * 5) % (place, f"{memory:.3g}G", *means, batch[1].shape[0], batch[0].shape[-1])

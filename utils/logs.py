@@ -18,7 +18,7 @@ def setup_logging(rank: int | None = None, verbose: bool = True) -> None:
         rank: this process's rank, -1 without distribution; by default the environment's RANK.
         verbose: False keeps the main process to errors as well.
     """
-    rank = int(os.environ.get("RANK", -1)) if rank is None else rank
+    rank = int(os.environ.get("RANK", "-1")) if rank is None else rank
     LOGGER.setLevel(logging.INFO if verbose and rank in {-1, 0} else logging.ERROR)
     LOGGER.propagate = False
     if not LOGGER.handlers:

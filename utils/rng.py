@@ -16,6 +16,7 @@ class Stream(IntEnum):
     QUAD = 3
     PASTE = 4
     ALBUM = 5
+    ANCHORS = 6
 
 
 def make_rng(seed: int, epoch: int = 0, position: int = 0, stream: Stream = Stream.SAMPLE) -> np.random.Generator:

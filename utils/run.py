@@ -220,7 +220,9 @@ class Run:
             save_checkpoint(self.best, contents)
         if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
             save_checkpoint(self.folder / "weights" / f"epoch{epoch}.pt", contents)
-        save_checkpoint(self.last, contents, keep_previous=False)  # last, so that a run stopped before it repeats the whole epoch
+        save_checkpoint(
+            self.last, contents, keep_previous=False
+        )  # last, so that a run stopped before it repeats the whole epoch
 
     def share_maps(self) -> None:
         """Give every process the main one's mAP per class and its decision state."""
@@ -250,7 +252,6 @@ class Run:
 
     def _validate_best(self) -> tuple[float, ...]:
         import val
-
         from models.experimental import attempt_load
 
         device = self.engine.device

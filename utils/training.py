@@ -18,6 +18,7 @@ from utils.distributed import World, broadcast_from_main
 from utils.errors import InputError, InputErrors
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
+from utils.rng import Stream, make_rng
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def load_hyperparameters(hyp: Any, label_smoothing: float) -> Hyperparameters:
 def load_data(path: str | dict, single_cls: bool) -> Data:
     """Check the data YAML and return the data set of a run."""
     from utils.dataset_yaml import check_dataset
+    from utils.torch_utils import torch_distributed_zero_first
 
-    facts = path if isinstance(path, dict) else check_dataset(path)
+    with torch_distributed_zero_first(World.from_environment().local_rank):  # it may have to make the data first
+        facts = check_dataset(path)
     names = facts["names"]
     if single_cls and len(names) != 1:
         names = {0: "item"}
@@ -86,7 +89,6 @@ def build_model(
 ) -> nn.Module:
     """Build the network for the data's classes and take over every weight of the checkpoint that fits."""
     from models.yolo import Model
-
     from utils.torch_utils import intersect_dicts
 
     anchors = hyp.get("anchors")
@@ -184,14 +186,21 @@ def apply_class_balance(hyp: Hyperparameters, data: Data, loader: Any, dataset: 
     """Count classes, resolve weights and repeat factors, and put the sampler in force."""
     instances = balance.class_counts(dataset.labels, data.nc)
     images = balance.image_counts(dataset.labels, data.nc)
-    weights = balance.class_weights(hyp, instances, data.names, dataset.labels)
+    weights = balance.class_weights(
+        hyp, instances, data.names, dataset.labels, dataset_weights=data.facts.get("weights")
+    )
     factors = balance.repeat_factors(hyp, dataset.labels, data.nc)
     if factors is not None:
         length = hyp["sampler_len"]
-        loader.set_order(lambda epoch: weighted_order(factors, seed, epoch, length))
-        dataset.partner_weights = factors
+        loader.set_order(lambda epoch: weighted_order(factors.images, seed, epoch, length))
+        dataset.partner_weights = factors.images
     table = balance.balance_table(data.names, instances, images, weights, factors, dataset.labels)
-    return ClassBalance(instances, images, None if weights is None else weights.values, factors, table)
+    remarks = [part.summary(data.names) for part in (weights, factors) if part is not None]
+    twice = balance.double_correction(weights, factors, data.names)
+    return ClassBalance(
+        instances, images, None if weights is None else weights.values, None if factors is None else factors.images,
+        "\n".join([table, *remarks, *([twice] if twice else [])]),
+    )  # fmt: skip
 
 
 def fit_anchors(opt: argparse.Namespace, hyp: Hyperparameters, model: nn.Module, dataset: Any, imgsz: int) -> None:
@@ -199,7 +208,9 @@ def fit_anchors(opt: argparse.Namespace, hyp: Hyperparameters, model: nn.Module,
     from utils.autoanchor import check_anchors
 
     if not opt.noautoanchor:
-        check_anchors(dataset, model=model, thr=hyp["anchor_t"], imgsz=imgsz)
+        check_anchors(
+            dataset, model=model, thr=hyp["anchor_t"], imgsz=imgsz, rng=make_rng(opt.seed, stream=Stream.ANCHORS)
+        )
     model.half().float()  # as checkpoints store them, so that a run starts from what it would save
 
 
