@@ -140,8 +140,8 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
 
     from models.backends import DetectMultiBackend
     from utils.detection import Clock, detect_all
-    from utils.detection_output import DetectionWriter, OutputOptions
     from utils.general import check_img_size
+    from utils.outputs.detection_output import DetectionWriter, OutputOptions
     from utils.paths import increment_path
     from utils.sources import check_source, open_source
     from utils.torch_utils import select_device

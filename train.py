@@ -13,19 +13,19 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 FILE = Path(__file__).resolve()
 ROOT = FILE.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from utils.distributed import World, broadcast_from_main, join_group, leave_group  # noqa: E402
 from utils.errors import InputError, run_command  # noqa: E402
 from utils.logs import LOGGER, colorstr, setup_logging  # noqa: E402
-from utils.schedule import Schedule, linear_lr, one_cycle  # noqa: E402
+from utils.training.world import World  # noqa: E402
 
 WORLD = World.from_environment()
 LOCAL_RANK, RANK, WORLD_SIZE = WORLD.local_rank, WORLD.rank, WORLD.size
@@ -126,36 +126,41 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     Returns:
         P, R, mAP50, mAP50-95 and the box, objectness and classification losses of the final validation.
     """
-    from utils import training
-    from utils.engine import Engine, StepState
-    from utils.run import Run
+    import torch
+
+    from utils.helpers import one_cycle
     from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
+    from utils.training import build
+    from utils.training.amp import choose_dtype
+    from utils.training.engine import Engine, StepState
+    from utils.training.run import Run
+    from utils.training.schedule import Schedule, linear_lr
 
     callbacks.run("on_pretrain_routine_start")
-    hyp = training.load_hyperparameters(hyp, opt.label_smoothing)
-    data = training.load_data(opt.data, opt.single_cls)
+    hyp = build.load_hyperparameters(hyp, opt.label_smoothing)
+    data = build.load_data(opt.data, opt.single_cls)
     hyp.validate_for(names=data.names, rect=opt.rect)
     init_seeds(opt.seed, deterministic=True)
 
-    checkpoint = training.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
-    model = training.build_model(opt.cfg, checkpoint, data, hyp, bool(opt.resume), device)
+    checkpoint = build.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
+    model = build.build_model(opt.cfg, checkpoint, data, hyp, bool(opt.resume), device)
     model = model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on the CPU as well
-    training.freeze_layers(model, opt.freeze)
-    amp_dtype = choose_amp(model, device)
+    build.freeze_layers(model, opt.freeze)
+    amp_dtype = choose_dtype(model, device)
     stride = max(int(model.stride.max()), 32)
-    imgsz = training.check_image_size(opt.imgsz, stride)
-    batch_size = training.choose_batch_size(opt, model, imgsz, amp_dtype is not None, WORLD)
-    optimizer = training.build_optimizer(model, opt.optimizer, hyp, batch_size * WORLD.size)
+    imgsz = build.check_image_size(opt.imgsz, stride)
+    batch_size = build.choose_batch_size(opt, model, imgsz, amp_dtype is not None, WORLD)
+    optimizer = build.build_optimizer(model, opt.optimizer, hyp, batch_size * WORLD.size)
     ema = ModelEMA(model) if WORLD.is_main else None
 
-    loader, dataset, val_loader = training.build_loaders(opt, hyp, data, imgsz, stride, batch_size, WORLD)
-    balance = training.apply_class_balance(hyp, data, loader, dataset, opt.seed)
+    loader, dataset, val_loader = build.build_loaders(opt, hyp, data, imgsz, stride, batch_size, WORLD)
+    balance = build.apply_class_balance(hyp, data, loader, dataset, opt.seed)
     hyp = hyp.scaled(nc=data.nc, nl=model.model[-1].nl, imgsz=imgsz)
     if not opt.resume and WORLD.is_main:
-        training.fit_anchors(opt, hyp, model, dataset, imgsz)
-    training.attach_facts(model, hyp, data, dataset, device)
-    parallel = training.wrap_parallel(model, opt, WORLD, device)
-    criterion = training.build_criterion(model, hyp, balance, device, WORLD)
+        build.fit_anchors(opt, hyp, model, dataset, imgsz)
+    build.attach_facts(model, hyp, data, dataset, device)
+    parallel = build.wrap_parallel(model, opt, WORLD, device)
+    criterion = build.build_criterion(model, hyp, balance, device, WORLD)
     schedule = Schedule(
         one_cycle(1, hyp["lrf"], opt.epochs) if opt.cos_lr else linear_lr(opt.epochs, hyp["lrf"]),
         Schedule.count_warmup_steps(hyp["warmup_epochs"], len(loader)),
@@ -164,7 +169,7 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     engine = Engine(
         parallel, criterion, optimizer, schedule,
         torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16), ema, device, WORLD, amp_dtype,
-        4.0 if opt.quad else 1.0, training.resizer(opt, imgsz, stride),
+        4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride),
     )  # fmt: skip
     run = Run(
         opt=opt, hyp=hyp, data=data, model=model, engine=engine, stopper=EarlyStopping(patience=opt.patience),
@@ -179,6 +184,8 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
 
 def run_epochs(run: Any) -> Outcome:
     """Train, validate, log and save, epoch by epoch."""
+    from utils.training.distributed import broadcast_from_main
+
     opt, state = run.opt, run.state
     outcome = Outcome(best_fitness=run.best_fitness, epoch=state.epoch)
     start = time.time()
@@ -201,23 +208,17 @@ def run_epochs(run: Any) -> Outcome:
     return outcome
 
 
-def choose_amp(model: torch.nn.Module, device: torch.device) -> torch.dtype | None:
-    """Return the mixed-precision type: fp16 on CUDA where it gives the boxes of float32, else bf16, else None."""
-    from utils.amp import choose_dtype
-
-    return choose_dtype(model, device)
-
-
 def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
     """Check the options, take those of a resumed run, find files, and join the process group."""
-    from utils import train_options
     from utils.paths import check_yaml
     from utils.torch_utils import select_device
+    from utils.training import options
+    from utils.training.distributed import join_group
 
     if opt.resume and not opt.evolve:
         opt = resume_options(opt)
-    train_options.check_options(opt, WORLD.size)
-    train_options.warn_unused(opt)
+    options.check_options(opt, WORLD.size)
+    options.warn_unused(opt)
     if not isinstance(opt.data, dict):
         opt.data = str(check_yaml(opt.data))
     if not isinstance(opt.hyp, dict):
@@ -232,15 +233,15 @@ def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
 
 def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
     """Return the options of the run to resume: the named last.pt, or the latest below the runs folder."""
-    from utils import train_options
     from utils.paths import get_latest_run
+    from utils.training import options
 
     latest = opt.resume if isinstance(opt.resume, (str, Path)) else get_latest_run(str(ROOT / "runs"))
     if not latest:
         raise InputError("--resume: no last.pt below runs/; allowed is --resume path/to/last.pt")
     checkpoint = Path(latest)
-    given = train_options.explicit_options(build_parser(), sys.argv[1:]) if Path(sys.argv[0]).name == FILE.name else {}
-    resumed = train_options.resumed_options(opt, checkpoint, train_options.saved_options(checkpoint), given)
+    given = options.explicit_options(build_parser(), sys.argv[1:]) if Path(sys.argv[0]).name == FILE.name else {}
+    resumed = options.resumed_options(opt, checkpoint, options.saved_options(checkpoint), given)
     resumed.save_dir = str(checkpoint.parent.parent)
     resumed.project, resumed.name = str(checkpoint.parent.parent.parent), checkpoint.parent.parent.name
     return resumed
@@ -250,6 +251,7 @@ def main(opt: argparse.Namespace, callbacks: Any = None) -> tuple[float, ...]:
     """Resolve the options and train."""
     from utils.callbacks import Callbacks
     from utils.cv import require_cv2
+    from utils.training.distributed import leave_group
 
     require_cv2()
     setup_logging(WORLD.rank)
@@ -271,7 +273,7 @@ def run(**kwargs: Any) -> argparse.Namespace:
     Returns:
         The options, with ``save_dir`` set to the run's folder.
     """
-    from utils.train_options import apply_keywords
+    from utils.training.options import apply_keywords
 
     opt = apply_keywords(build_parser().parse_args([]), kwargs)
     main(opt)

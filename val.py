@@ -34,7 +34,7 @@ _MOVED = {
     "coco80_to_coco91_class": "utils.helpers",
     "plot_images": "utils.plots",
     "process_batch": "utils.metrics",
-    "save_one_json": "utils.coco_json",
+    "save_one_json": "utils.outputs.coco_json",
     "save_one_txt": "utils.helpers",
     "xywh2xyxy": "utils.boxes",
 }
@@ -190,14 +190,14 @@ def _observers(opt: argparse.Namespace, facts: dict[str, Any], names: dict[int, 
     observers: list[Any] = []
     coco = None
     if opt.save_txt:
-        from utils.detection_text import TextFiles
+        from utils.outputs.detection_text import TextFiles
 
         folder = opt.save_dir / "labels"
         folder.mkdir(parents=True, exist_ok=True)
         observers.append(TextFiles(folder, opt.save_conf))
     if opt.save_json:
-        from utils.coco_json import CocoJson
         from utils.helpers import coco80_to_coco91_class
+        from utils.outputs.coco_json import CocoJson
 
         class_map = coco80_to_coco91_class() if _is_coco(facts) else list(range(max(1000, len(names))))
         coco = CocoJson(class_map, names)

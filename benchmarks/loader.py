@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.balance.samplers import Draw  # noqa: E402
+from utils.data.image_store import ImageStore  # noqa: E402
 from utils.dataset import LoadImagesAndLabels  # noqa: E402
-from utils.image_store import ImageStore  # noqa: E402
 from utils.logs import LOGGER, setup_logging  # noqa: E402
 
 HYP = {

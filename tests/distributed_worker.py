@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.yolo import Model  # noqa: E402
 from utils.dataloaders import create_dataloader  # noqa: E402
 from utils.dataset_yaml import check_dataset  # noqa: E402
-from utils.distributed import World, join_group, leave_group, world_sum  # noqa: E402
-from utils.engine import Engine, StepState  # noqa: E402
 from utils.hyperparameters import Hyperparameters  # noqa: E402
 from utils.loss import ComputeLoss  # noqa: E402
-from utils.schedule import Schedule, linear_lr  # noqa: E402
 from utils.torch_utils import smart_DDP  # noqa: E402
+from utils.training.distributed import World, join_group, leave_group, world_sum  # noqa: E402
+from utils.training.engine import Engine, StepState  # noqa: E402
+from utils.training.schedule import Schedule, linear_lr  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH = 4
@@ -59,7 +59,7 @@ def main(data: str, number: int, out: str) -> None:
     )
     engine.schedule = Schedule(linear_lr(10, 1.0), -1, 0.0, 0.0, 0.0, 1)  # accumulate: gradients stay
     loader.set_epoch(0, start_batch=number)
-    state = StepState(batch=number)
+    state = StepState(step=number, batch=number)
     engine.schedule = _Exchanging(engine.schedule)
     images, targets, _, _ = next(iter(loader))
     engine._optimizer_step = lambda: None

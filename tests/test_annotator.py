@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import fonts
 from utils.annotator import Annotator, Colors, claim_file, colors, crop_box, readable_on, save_one_box
 from utils.errors import WorkError
+from utils.plotting import fonts
 
 
 def _grey(height=120, width=160):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import augmentations as aug
-from utils.mosaic import Tile, paste_polygons, place_tiles, render
+from utils.data.mosaic import Tile, paste_polygons, place_tiles, render
 
 RANGES = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0}
 

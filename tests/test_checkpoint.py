@@ -15,7 +15,7 @@ import models.common
 import models.yolo
 from models.yolo import DetectionModel
 from utils import checkpoint as ck
-from utils.checkpoint_classes import MODULE_PATHS, refused_paths
+from utils.checkpoints.classes import MODULE_PATHS, refused_paths
 from utils.errors import InputError
 
 
@@ -63,7 +63,7 @@ def test_every_pickled_class_of_the_contract_is_allowed(contract: Path) -> None:
 
 
 def test_every_allowed_layer_exists() -> None:
-    from utils.checkpoint_classes import resolve
+    from utils.checkpoints.classes import resolve
 
     missing = []
     for path in MODULE_PATHS:

@@ -19,7 +19,7 @@ from torch import nn
 import models.common
 import models.yolo
 from utils import checkpoint as ck
-from utils.checkpoint_scan import LEGACY_MAGIC
+from utils.checkpoints.scan import LEGACY_MAGIC
 from utils.errors import InputError, MissingFileError
 
 

@@ -18,9 +18,9 @@ import models.common
 import models.yolo
 from models.yolo import DetectionModel
 from utils import checkpoint as ck
-from utils.checkpoint_classes import STAND_INS
+from utils.checkpoints.classes import STAND_INS
+from utils.checkpoints.rng_state import capture_rng, restore_rng
 from utils.errors import InputError, WorkError
-from utils.rng_state import capture_rng, restore_rng
 
 
 def trained_checkpoint() -> tuple[nn.Module, nn.Module, dict]:
@@ -253,4 +253,4 @@ def test_rng_round_trip(tmp_path: Path) -> None:
 def test_stand_ins_are_inert() -> None:
     """No allowed path resolves to a class of this project while a pickle is read."""
     modules = {getattr(value, "__module__", "") for value in STAND_INS.values()}
-    assert modules == {"utils.checkpoint_classes"}
+    assert modules == {"utils.checkpoints.classes"}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from utils.balance.samplers import Draw
+from utils.data.image_cache import DiskCache, fits_in_memory
+from utils.data.image_store import ImageStore
 from utils.dataset import LoadImagesAndLabels
 from utils.errors import InputError, WorkError
-from utils.image_cache import DiskCache, fits_in_memory
-from utils.image_store import ImageStore
 from utils.images import imread
 
 OFF = dict.fromkeys(
@@ -259,14 +259,14 @@ def test_disk_cache_of_a_read_only_folder_goes_elsewhere(folder, tmp_path, monke
 
 def test_disk_cache_stand_in_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("utils.image_cache.os.access", lambda *_: False)
+    monkeypatch.setattr("utils.data.image_cache.os.access", lambda *_: False)
     data = build(folder, cache_images="disk")
     assert data.npy_files[0].is_file() and (tmp_path / "cache") in data.npy_files[0].parents
     assert not list(folder.glob("*.npy"))
 
 
 def test_memory_is_checked_first(folder, monkeypatch, caplog):
-    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 1000)
+    monkeypatch.setattr("utils.data.image_cache.available_memory", lambda: 1000)
     with caplog.at_level("WARNING", "yolov5"):
         data = build(folder, cache_images="ram")
     assert data.images.ram is None and data.ims[0] is None

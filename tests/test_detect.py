@@ -16,9 +16,9 @@ from models.yolo import DetectionModel
 from tests.test_sources import picture, video
 from utils.checkpoint import save_checkpoint
 from utils.detection import describe
-from utils.detection_output import OutputOptions, output_stems, safe_name, text_line
 from utils.errors import InputError, WorkError, run_command
 from utils.nms import non_max_suppression
+from utils.outputs.detection_output import OutputOptions, output_stems, safe_name, text_line
 from utils.sources import LoadImages, open_source
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from utils import downloads
-from utils.archives import unpack
+from utils.data.archives import unpack
 from utils.downloads import DownloadError, attempt_download, fetch
 from utils.errors import InputError, MissingFileError
 

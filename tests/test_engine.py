@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.engine import Engine, StepState, multi_scale
 from utils.errors import WorkError
-from utils.schedule import Schedule, linear_lr
+from utils.training.engine import Engine, StepState, multi_scale
+from utils.training.schedule import Schedule, linear_lr
 
 
 class _Loader:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils import cv as cv_module
+from utils.data.image_headers import MAX_PIXELS, exif_orientation, read_header
 from utils.errors import InputError
-from utils.image_headers import MAX_PIXELS, exif_orientation, read_header
 from utils.images import IMG_FORMATS, VID_FORMATS, ImageError, decode, exif_size, image_size, imread, imwrite
 
 

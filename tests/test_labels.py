@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import label_cache
+from utils.data import label_cache
+from utils.data.image_headers import read_header
+from utils.data.label_files import parse_labels, read_label_file
 from utils.errors import InputError
-from utils.image_headers import read_header
 from utils.images import imwrite
-from utils.label_files import parse_labels, read_label_file
 from utils.labels import get_hash, img2label_paths, scan_labels, verify_image_label
 
 GOOD = "0 0.5 0.5 0.1 0.1"
@@ -321,7 +321,7 @@ def test_read_only_folder_costs_one_line(data_set, monkeypatch, caplog):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("utils.label_cache.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("utils.data.label_cache.tempfile.mkstemp", refuse)
     with caplog.at_level("INFO", logger="yolov5"):
         assert len(_scan(data_set)) == 8
     assert caplog.text.count("not written") == 1 and not list(data_set.glob("*.npz"))

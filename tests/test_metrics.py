@@ -127,7 +127,7 @@ def test_many_predictions_are_quick() -> None:
 
 def test_curves_are_drawn_for_the_right_classes(tmp_path, monkeypatch) -> None:
     drawn = {}
-    curves = pytest.importorskip("utils.curves")
+    curves = pytest.importorskip("utils.plotting.curves")
     monkeypatch.setattr(curves, "plot_pr_curve", lambda px, py, ap, path, names: drawn.update({path: (py, names)}))
     monkeypatch.setattr(curves, "plot_mc_curve", lambda px, py, path, names, **k: drawn.update({path: (py, names)}))
     tp, conf, pred, target = _random_predictions(100, 50, 4)

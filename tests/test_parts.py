@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import yaml
 
-from utils import parts, parts_settings
+from utils import parts
 from utils.errors import InputError, WorkError
 from utils.parts import Recipe, class_counts, ensure_dataset, generate, plan_classes
-from utils.parts_render import Camera, Lens, rasterise, window_on
-from utils.parts_scene import CLUTTER, draw_scene, visible_box
-from utils.parts_settings import BOLT, CLASS_NAMES, COUPLING, NUT, SCREW, SUPERSAMPLING, WASHER
-from utils.parts_shapes import BUILDERS, Ring, loft
+from utils.parts_drawing import scene
+from utils.parts_drawing import settings as parts_settings
+from utils.parts_drawing.render import Camera, Lens, rasterise, window_on
+from utils.parts_drawing.scene import CLUTTER, draw_scene, visible_box
+from utils.parts_drawing.settings import BOLT, CLASS_NAMES, COUPLING, NUT, SCREW, SUPERSAMPLING, WASHER
+from utils.parts_drawing.shapes import BUILDERS, Ring, loft
 from utils.rng import make_rng
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +111,7 @@ def test_two_runs_agree_whatever_the_number_of_processes(small: Path, tmp_path: 
 
 
 def test_labels_are_the_same_on_every_machine(small: Path):
-    """A change here makes numbers incomparable: raise VERSION in utils/parts_settings.py, then note the digest."""
+    """A change makes numbers incomparable: raise VERSION in utils/parts_drawing/settings.py, then note the digest."""
     assert parts_settings.VERSION == 1
     assert labels_digest(small) == SMALL_SET_DIGEST
 
@@ -122,7 +124,7 @@ def test_another_seed_draws_another_set(small: Path, tmp_path: Path):
 
 def test_labels_do_not_depend_on_colours(monkeypatch: pytest.MonkeyPatch):
     first = draw_scene(make_rng(7), EVERY_CLASS)
-    monkeypatch.setattr("utils.parts_scene.shade", lambda sprite, *_: np.zeros((*sprite.faces.shape, 3), np.float32))
+    monkeypatch.setattr(scene, "shade", lambda sprite, *_: np.zeros((*sprite.faces.shape, 3), np.float32))
     second = draw_scene(make_rng(7), EVERY_CLASS)
     assert np.array_equal(first.xyxy, second.xyxy)
     assert not np.array_equal(first.image, second.image)
@@ -140,10 +142,10 @@ def test_boxes_are_tight_around_visible_pixels(seed: int):
 def test_pixels_change_inside_the_box_only_where_the_part_is(monkeypatch: pytest.MonkeyPatch):
     """Painted flat magenta, without shadow, blur and noise, a lone part is found again within a pixel of its box."""
     monkeypatch.setattr(
-        "utils.parts_scene.shade", lambda sprite, *_: sprite.mask[..., None] * np.float32((1.0, 0.0, 1.0))
+        "utils.parts_drawing.scene.shade", lambda sprite, *_: sprite.mask[..., None] * np.float32((1.0, 0.0, 1.0))
     )
-    monkeypatch.setattr("utils.parts_scene._clutter", lambda _rng: ([], []))
-    monkeypatch.setattr("utils.parts_scene._expose", lambda image, _rng: np.uint8(np.clip(image, 0, 1) * 255))
+    monkeypatch.setattr("utils.parts_drawing.scene._clutter", lambda _rng: ([], []))
+    monkeypatch.setattr("utils.parts_drawing.scene._expose", lambda image, _rng: np.uint8(np.clip(image, 0, 1) * 255))
     for seed in range(10):
         picture = draw_scene(make_rng(seed), [EVERY_CLASS[seed % 5]])
         magenta = (picture.image[..., 0] > 245) & (picture.image[..., 1] < 40) & (picture.image[..., 2] > 245)

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from utils import curves, label_plots, plots
+from utils import plots
 from utils.annotator import colors
 from utils.errors import InputError, MissingFileError, WorkError
-from utils.figures import new_figure, shorten, shown_name, style_name
-from utils.label_plots import plot_targets_txt, plot_val_txt
 from utils.loggers.csv_log import RESULT_COLUMNS
-from utils.run_plots import read_table, smoothed
+from utils.plotting import curves, label_plots
+from utils.plotting.figures import new_figure, shorten, shown_name, style_name
+from utils.plotting.label_plots import plot_targets_txt, plot_val_txt
+from utils.plotting.run_plots import read_table, smoothed
 
 NAMES = {0: "screw", 1: "$bolt$ of quite a long name, really", 2: "_nut"}
 

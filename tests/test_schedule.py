@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from utils.schedule import Schedule, accumulation_steps, linear_lr, one_cycle, scaled_weight_decay
+from utils.helpers import one_cycle
+from utils.training.schedule import Schedule, accumulation_steps, linear_lr, scaled_weight_decay
 
 
 def _optimizer(lr=0.01, momentum=0.937):

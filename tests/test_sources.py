@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.data.live_sources import LoadScreenshots, LoadStreams, screen_area, stream_names
 from utils.errors import InputError, MissingFileError
-from utils.live_sources import LoadScreenshots, LoadStreams, screen_area, stream_names
 from utils.sources import LoadImages, check_source, is_media_url, list_media, open_source, source_kind
 
 
@@ -246,7 +246,7 @@ class FakeScreen:
 
 
 def test_screen_grabs(monkeypatch):
-    monkeypatch.setattr("utils.live_sources._open_screen", FakeScreen)
+    monkeypatch.setattr("utils.data.live_sources._open_screen", FakeScreen)
     loader = LoadScreenshots("screen 1 2 3 16 8", img_size=32)
     assert loader.monitor == {"left": 66, "top": 11, "width": 16, "height": 8}
     path, im, im0, cap, text = next(iter(loader))

@@ -146,7 +146,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(workers, tiny_data, tmp_path
 
 
 def test_resume_refuses_options_that_change_the_result(tiny_data, tmp_path):
-    from utils.train_options import resumed_options
+    from utils.training.options import resumed_options
 
     opt = train.build_parser().parse_args([])
     with pytest.raises(InputError, match="imgsz 640.*320"):

@@ -15,12 +15,12 @@ from torch import nn
 
 import val
 from utils.callbacks import Callbacks
-from utils.coco_json import image_id, save_one_json
-from utils.detection_text import TextFiles
 from utils.errors import InputError
 from utils.eval_batch import in_original_pixels
 from utils.evaluation import evaluate
 from utils.helpers import coco80_to_coco91_class, save_one_txt
+from utils.outputs.coco_json import image_id, save_one_json
+from utils.outputs.detection_text import TextFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
@@ -231,7 +231,7 @@ def test_coco_rows() -> None:
 
 def test_coco_score_agrees_with_ours() -> None:
     pytest.importorskip("faster_coco_eval")
-    from utils.coco_json import CocoJson
+    from utils.outputs.coco_json import CocoJson
 
     coco = CocoJson(range(1000), NAMES)
     ours = _evaluate([[0.9, 0.0, 0.7], [0.6]], observers=[coco])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from utils.errors import WorkError
-from utils.fonts import drawable_names, drawable_text, load_font, name_table
+from utils.plotting.fonts import drawable_names, drawable_text, load_font, name_table
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from utils.augment_classify import (
+from utils.boxes import bbox_ioa, resample_segments, segment2box, xywhn2xyxy
+from utils.data.augment_classify import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CenterCrop,
@@ -25,8 +26,7 @@ from utils.augment_classify import (
     hist_equalize,
     normalize,
 )
-from utils.augment_mix import choose_pastes, copy_paste, cutout, generator, mirrored_labels, mixup, replicate
-from utils.boxes import bbox_ioa, resample_segments, segment2box, xywhn2xyxy
+from utils.data.augment_mix import choose_pastes, copy_paste, cutout, generator, mirrored_labels, mixup, replicate
 from utils.logs import LOGGER, colorstr
 
 __all__ = [

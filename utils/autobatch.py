@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.amp import smart_amp_autocast
 from utils.logs import LOGGER, colorstr
+from utils.training.amp import smart_amp_autocast
 
 PROBES = (1, 2, 4, 8, 16)
 LARGEST = 1024

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.checkpoint_classes import Builder, refused_paths, safe_globals
-from utils.checkpoint_layouts import adapt_model
-from utils.checkpoint_scan import PASS_CLASS, Damaged, Refused, scan_file
+from utils.checkpoints.classes import Builder, refused_paths, safe_globals
+from utils.checkpoints.layouts import adapt_model
+from utils.checkpoints.model_copy import half_copy, plain_copy
+from utils.checkpoints.rng_state import capture_rng, restore_rng
+from utils.checkpoints.scan import PASS_CLASS, Damaged, Refused, scan_file
 from utils.errors import InputError, MissingFileError, WorkError
 from utils.logs import LOGGER
-from utils.model_copy import half_copy, plain_copy
-from utils.rng_state import capture_rng, restore_rng
 
 __all__ = [
     "build_checkpoint", "capture_rng", "load_checkpoint", "load_model", "load_resume", "pickled_globals", "restore_rng",

@@ -63,7 +63,7 @@ class ConfusionMatrix:
 
     def plot(self, normalize: bool = True, save_dir: str | Path = "", names: Iterable[str] = ()) -> None:
         """Draw the matrix into save_dir/confusion_matrix.png, each column divided by its sum if normalize is set."""
-        from utils.curves import plot_confusion_matrix
+        from utils.plotting.curves import plot_confusion_matrix
 
         names = list(names.values() if isinstance(names, Mapping) else names)
         plot_confusion_matrix(self.matrix, names, Path(save_dir) / "confusion_matrix.png", normalize=normalize)

@@ -24,10 +24,10 @@ from utils.augmentations import (
 )
 from utils.balance.samplers import Draw, draw_partners, partner_weights
 from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
-from utils.collate import Sample, SampleList, collate, collate_quad, new_batch
+from utils.data.collate import Sample, SampleList, collate, collate_quad, new_batch
+from utils.data.image_store import ImageStore
+from utils.data.mosaic import Tile, paste_polygons, place_tiles, render
 from utils.errors import InputError
-from utils.image_store import ImageStore
-from utils.mosaic import Tile, paste_polygons, place_tiles, render
 from utils.rng import Stream, make_rng
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.archives import is_archive, unpack
+from utils.data.archives import is_archive, unpack
 from utils.errors import InputError, InputErrors, MissingFileError
 from utils.images import IMG_FORMATS
 from utils.logs import LOGGER

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from utils.boxes import scale_boxes
-from utils.detection_output import FALLBACK_FPS, DetectionWriter, Item, output_stems
 from utils.logs import LOGGER
 from utils.nms import non_max_suppression
+from utils.outputs.detection_output import FALLBACK_FPS, DetectionWriter, Item, output_stems
 
 
 class Clock:

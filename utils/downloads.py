@@ -176,7 +176,7 @@ def unzip_file(
     file: str | Path, path: str | Path | None = None, exclude: Iterable[str] = (".DS_Store", "__MACOSX")
 ) -> None:
     """Unpack a zip file into ``path``, by default its own folder; unsafe members are refused."""
-    from utils.archives import unpack
+    from utils.data.archives import unpack
 
     unpack(file, Path(file).parent if path is None else path, exclude)
 
@@ -215,7 +215,7 @@ def download(  # noqa: PLR0913  (inherited signature)
 
 
 def _download_one(url: str | Path, folder: Path, unzip: bool, delete: bool, retry: int, *, progress: bool) -> None:
-    from utils.archives import unpack
+    from utils.data.archives import unpack
 
     local = Path(url).is_file()
     path = Path(url) if local else folder / url2file(url)

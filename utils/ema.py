@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.checkpoints.model_copy import unwrapped
 from utils.logs import LOGGER
-from utils.model_copy import unwrapped
 from utils.model_ops import copy_attr
 
 

@@ -80,7 +80,7 @@ VERBOSE = True
 NCOLS = 80
 
 _FORWARDED = {
-    "utils.amp": ("check_amp",),
+    "utils.training.amp": ("check_amp",),
     "utils.augmentations": ("letterbox",),
     "utils.balance.class_weights": ("labels_to_class_weights", "labels_to_image_weights"),
     "utils.boxes": (

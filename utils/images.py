@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from utils.cv import require_cv2
+from utils.data.image_headers import ImageHeader, pil_upright_size, read_header
 from utils.errors import InputError
-from utils.image_headers import ImageHeader, pil_upright_size, read_header
 
 if TYPE_CHECKING:
     from PIL import Image

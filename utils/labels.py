@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.image_headers import read_header, sniff
+from utils.data.label_cache import cache_file, fingerprint, joint_digest, label_digest, load_cache, save_cache
+from utils.data.label_files import LabelFile, Problem, parse_labels, read_label_file
+from utils.data.label_table import CheckedImage, LabelTable, ScanReport, build_table
 from utils.errors import InputError
-from utils.image_headers import read_header, sniff
 from utils.images import IMG_FORMATS, decode
-from utils.label_cache import cache_file, fingerprint, joint_digest, label_digest, load_cache, save_cache
-from utils.label_files import LabelFile, Problem, parse_labels, read_label_file
-from utils.label_table import CheckedImage, LabelTable, ScanReport, build_table
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 
 __all__ = [

@@ -23,7 +23,8 @@ __all__ = [
 FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of P, R, mAP50, mAP50-95
 CONFIDENCES = np.linspace(0, 1, 1000)  # where the curves over confidence are sampled
 RECALLS = np.linspace(0, 1, 101)  # COCO's recall levels
-_MOVED = {"plot_pr_curve": "utils.curves", "plot_mc_curve": "utils.curves", "TryExcept": "utils.helpers"}
+_CURVES = "utils.plotting.curves"
+_MOVED = {"plot_pr_curve": _CURVES, "plot_mc_curve": _CURVES, "TryExcept": "utils.helpers"}
 
 Names = Mapping[int, str] | Sequence[str]
 
@@ -221,7 +222,7 @@ class ApCurves:
         """Save PR_curve.png, F1_curve.png, P_curve.png and R_curve.png, each path beginning with stem."""
         if not len(self.classes):
             return
-        from utils.curves import plot_mc_curve, plot_pr_curve
+        from utils.plotting.curves import plot_mc_curve, plot_pr_curve
 
         known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
         shown = {i: known[int(c)] for i, c in enumerate(self.classes) if int(c) in known}

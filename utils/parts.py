@@ -29,12 +29,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils import parts_settings as settings
 from utils.errors import InputError, WorkError, run_command
 from utils.logs import LOGGER, TQDM_BAR_FORMAT, setup_logging
-from utils.parts_plan import MISTAKEN_FOR, SPLITS, Recipe, class_counts, mislabelled, plan_classes, split_plan
-from utils.parts_scene import Picture, draw_scene
-from utils.parts_settings import CLASS_NAMES
+from utils.parts_drawing import settings
+from utils.parts_drawing.plan import MISTAKEN_FOR, SPLITS, Recipe, class_counts, mislabelled, plan_classes, split_plan
+from utils.parts_drawing.scene import Picture, draw_scene
+from utils.parts_drawing.settings import CLASS_NAMES
 from utils.rng import make_rng
 
 __all__ = ["Recipe", "class_counts", "draw_scene", "ensure_dataset", "generate", "main", "plan_classes"]
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.out is not None:
         settings_given = {"imbalance": options.imbalance, "label_noise": options.label_noise, "seed": options.seed}
         generate(options.out, options.train, options.val, **settings_given)
-    from utils.parts_gallery import write_pictures, write_sheet
+    from utils.parts_drawing.gallery import write_pictures, write_sheet
 
     if options.pictures is not None:
         write_pictures(options.pictures)

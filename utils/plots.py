@@ -15,12 +15,18 @@ import torch
 
 from utils.annotator import Annotator, Colors, colors, save_one_box
 from utils.boxes import xywh2xyxy, xyxy2xywh
-from utils.figures import new_figure, save_figure, shown_name, style_name, write_file
-from utils.fonts import drawable_names, drawable_text, load_font, name_table
-from utils.label_plots import hist2d, plot_labels, plot_targets_txt, plot_val_txt
 from utils.logs import LOGGER
 from utils.metrics import fitness
-from utils.run_plots import butter_lowpass_filtfilt, plot_evolve, plot_lr_scheduler, plot_results, plot_val_study
+from utils.plotting.figures import new_figure, save_figure, shown_name, style_name, write_file
+from utils.plotting.fonts import drawable_names, drawable_text, load_font, name_table
+from utils.plotting.label_plots import hist2d, plot_labels, plot_targets_txt, plot_val_txt
+from utils.plotting.run_plots import (
+    butter_lowpass_filtfilt,
+    plot_evolve,
+    plot_lr_scheduler,
+    plot_results,
+    plot_val_study,
+)
 
 __all__ = (
     "LOGGER",

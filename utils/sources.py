@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
+from utils.data.live_sources import SCREEN, LoadScreenshots, LoadStreams, screen_area, stream_names, to_network
 from utils.errors import InputError, MissingFileError
 from utils.images import IMG_FORMATS, VID_FORMATS, ImageError, imread
-from utils.live_sources import SCREEN, LoadScreenshots, LoadStreams, screen_area, stream_names, to_network
 from utils.logs import LOGGER
 
 Size = int | Sequence[int]

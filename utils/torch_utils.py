@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from utils.checkpoints.model_copy import unwrapped
 from utils.ema import EarlyStopping, ModelEMA
 from utils.errors import InputError, WorkError
 from utils.logs import LOGGER, colorstr
-from utils.model_copy import unwrapped
 from utils.model_ops import (
     copy_attr,
     find_modules,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.fonts import name_table
 from utils.loggers.csv_log import RESULT_COLUMNS, EpochCsv, quoted_row
 from utils.loggers.tensorboard_log import TensorBoardLog, markdown_table, open_writer
+from utils.plotting.fonts import name_table
 
 CLASS_COLUMNS = ("epoch", "class", "images", "instances", "P", "R", "AP50", "AP", "weight")
 CLASS_KEYS = ("images", "instances", "p", "r", "ap50", "ap", "weight")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from utils import parts_settings as settings
-from utils.parts_bench import TILE, Ground, draw_chips, draw_flat_tool, draw_surface
-from utils.parts_render import (
+from utils.parts_drawing import settings
+from utils.parts_drawing.bench import TILE, Ground, draw_chips, draw_flat_tool, draw_surface
+from utils.parts_drawing.render import (
     Camera,
     Lens,
     Lighting,
@@ -22,8 +22,8 @@ from utils.parts_render import (
     shade,
     window_on,
 )
-from utils.parts_settings import BOLT, COUPLING, NUT, SCREW, SUPERSAMPLING, WASHER
-from utils.parts_shapes import BUILDERS, TOOLS, Mesh, cable, hex_key, pencil
+from utils.parts_drawing.settings import BOLT, COUPLING, NUT, SCREW, SUPERSAMPLING, WASHER
+from utils.parts_drawing.shapes import BUILDERS, TOOLS, Mesh, cable, hex_key, pencil
 
 COARSE = 4  # pixels a cell of the map that placing looks at
 TRIES = 40

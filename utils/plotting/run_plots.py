@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.errors import InputError, MissingFileError
-from utils.figures import new_figure, save_figure
 from utils.logs import LOGGER
+from utils.plotting.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.parts_scene import Picture, draw_scene
-from utils.parts_settings import BOLT, CLASS_NAMES, COUPLING, NUT, SCREW, WASHER
+from utils.parts_drawing.scene import Picture, draw_scene
+from utils.parts_drawing.settings import BOLT, CLASS_NAMES, COUPLING, NUT, SCREW, WASHER
 from utils.rng import make_rng
 
 SAMPLE_SIZE = (640, 480)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.parts_settings import SUPERSAMPLING
-from utils.parts_shapes import Mesh
+from utils.parts_drawing.settings import SUPERSAMPLING
+from utils.parts_drawing.shapes import Mesh
 
 RASTER_SHIFT = 4  # fractional bits of the polygon filler's coordinates
 OUTSIDE_PIXELS = 160  # how far beyond the picture's border objects are still drawn, to know their whole area

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils import resume, training
-from utils.distributed import broadcast_from_main
-from utils.engine import Engine, StepState
 from utils.errors import InputError
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
+from utils.training import build, resume
+from utils.training.distributed import broadcast_from_main
+from utils.training.engine import Engine, StepState
 
 PICTURED_BATCHES = 3
 
@@ -28,14 +28,14 @@ class Run:
 
     opt: argparse.Namespace
     hyp: Hyperparameters
-    data: training.Data
+    data: build.Data
     model: nn.Module
     engine: Engine
     stopper: Any
     loader: Any
     dataset: Any
     val_loader: Any
-    balance: training.ClassBalance
+    balance: build.ClassBalance
     imgsz: int
     callbacks: Any
     state: StepState
@@ -63,7 +63,7 @@ class Run:
         if self.opt.resume:
             self._restore()
         self.checkpoint = None  # it holds a copy of the model
-        self.folder = training.claim_run_folder(self.opt, self.engine.world)
+        self.folder = build.claim_run_folder(self.opt, self.engine.world)
         self.opt.save_dir = str(self.folder)
         if not self.engine.world.is_main:
             return
@@ -83,7 +83,7 @@ class Run:
 
     def _open_log(self) -> None:
         from utils.loggers import RunLogger
-        from utils.train_options import plain_options
+        from utils.training.options import plain_options
         from utils.yaml_files import write_yaml
 
         first = self.state.epoch if self.opt.resume else 0
@@ -97,7 +97,7 @@ class Run:
 
     def given_hyp(self) -> dict[str, Any]:
         """Return the hyperparameters as read, before any scaling."""
-        return training.load_hyperparameters(self.opt.hyp, self.opt.label_smoothing).to_dict()
+        return build.load_hyperparameters(self.opt.hyp, self.opt.label_smoothing).to_dict()
 
     def _facts(self) -> dict[str, Any]:
         """Return what must not change between a run and its resumption."""
@@ -123,7 +123,8 @@ class Run:
             LOGGER.warning(f"WARNING {path}: written by another YOLOv5: resumes at its epoch, not bit for bit")
             fitness, epoch, _ = smart_resume(checkpoint, engine.optimizer, engine.ema, path, self.opt.epochs, True)
             self.best_fitness, self.state.epoch = float(np.max(fitness)), epoch
-            self.state.last_optimizer_step = epoch * len(self.loader) - 1
+            self.state.step = epoch * len(self.loader)
+            self.state.last_optimizer_step = self.state.step - 1
             return
         saved = dict(block["facts"])
         resume.check_facts(path, saved, self._facts())
@@ -142,7 +143,7 @@ class Run:
         engine = self.engine
         self.state.start_epoch(epoch, engine.device)
         if self.opt.image_weights:
-            self.loader.set_weights(training.image_weights_of(self.dataset, self.model, self.maps, self.data.nc))
+            self.loader.set_weights(build.image_weights_of(self.dataset, self.model, self.maps, self.data.nc))
         self.loader.set_epoch(epoch, start_batch=self.state.batch)
         engine.criterion.set_epoch(epoch, self.opt.epochs)
         losses = engine.train_epoch(self.loader, self.state, self.opt.epochs, self._after_batch)
@@ -206,7 +207,7 @@ class Run:
 
     def _save(self, epoch: int, is_best: bool) -> None:
         from utils.checkpoint import build_checkpoint, save_checkpoint
-        from utils.train_options import plain_options
+        from utils.training.options import plain_options
 
         engine = self.engine
         facts = {**self._facts(), "best_fitness": self.best_fitness, "maps": self.maps.tolist()}

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.label_files import Problem
-from utils.label_table import LabelTable, ScanReport
+from utils.data.label_files import Problem
+from utils.data.label_table import LabelTable, ScanReport
 from utils.logs import LOGGER
 
 CACHE_VERSION = 1

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from utils.annotator import colors
-from utils.figures import name_ticks, new_figure, save_figure, unit_color
-from utils.fonts import name_table
+from utils.plotting.figures import name_ticks, new_figure, save_figure, unit_color
+from utils.plotting.fonts import name_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import parts_settings as settings
 from utils.errors import InputError
-from utils.parts_settings import BOLT, COUPLING, NUT, SCREW, WASHER
+from utils.parts_drawing import settings
+from utils.parts_drawing.settings import BOLT, COUPLING, NUT, SCREW, WASHER
 from utils.rng import Stream, make_rng
 
 SPLITS = ("train", "val")

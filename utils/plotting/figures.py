@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from utils.errors import WorkError
-from utils.fonts import default_font, drawable_names, find_font, is_right_to_left, say_once
+from utils.plotting.fonts import default_font, drawable_names, find_font, is_right_to_left, say_once
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.checkpoint_scan import PASS_CLASS, Refused
+from utils.checkpoints.scan import PASS_CLASS, Refused
 
 _COMMON = (
     "Conv DWConv DWConvTranspose2d TransformerLayer TransformerBlock Bottleneck BottleneckCSP CrossConv C3 C3x C3TR "

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from utils.data.image_cache import DiskCache, RamCache, fits_in_memory
 from utils.errors import WorkError
-from utils.image_cache import DiskCache, RamCache, fits_in_memory
 from utils.images import imread
 
 _JPEG = (".jpg", ".jpeg", ".mpo")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.annotator import colors
-from utils.figures import LegendEntry, name_ticks, named_legend, new_figure, save_figure, unit_color
-from utils.fonts import name_table
+from utils.plotting.figures import LegendEntry, name_ticks, named_legend, new_figure, save_figure, unit_color
+from utils.plotting.fonts import name_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

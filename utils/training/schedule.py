@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,11 +15,6 @@ MIN_WARMUP_STEPS = 100
 def linear_lr(epochs: int, lrf: float) -> Callable[[float], float]:
     """Return the factor of the initial rate that falls in a line from 1 to ``lrf`` over ``epochs``."""
     return lambda epoch: (1 - epoch / epochs) * (1.0 - lrf) + lrf
-
-
-def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100) -> Callable[[float], float]:
-    """Return a half cosine from ``y1`` at 0 to ``y2`` at ``steps`` (https://arxiv.org/abs/1812.01187)."""
-    return lambda x: ((1 - math.cos(x * math.pi / steps)) / 2) * (y2 - y1) + y1
 
 
 def accumulation_steps(batch_size: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.checkpoint_scan import Refused
+from utils.checkpoints.scan import Refused
 from utils.model_ops import meta_forward
 
 PROBE_SIZE = 256  # side of the image that measures strides a file does not tell; upstream measures at the same size

@@ -14,11 +14,11 @@ from torch import nn
 
 from utils.balance import class_weights as balance
 from utils.balance.samplers import weighted_order
-from utils.distributed import World, broadcast_from_main
 from utils.errors import InputError, InputErrors
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
 from utils.rng import Stream, make_rng
+from utils.training.distributed import World, broadcast_from_main
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
 
 def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, batch_size: int) -> torch.optim.Optimizer:
     """Build the optimizer with weight decay scaled to the batch (biases, decayed weights, normalisation weights)."""
-    from utils.schedule import scaled_weight_decay
     from utils.torch_utils import smart_optimizer
+    from utils.training.schedule import scaled_weight_decay
 
     decay = scaled_weight_decay(hyp["weight_decay"], batch_size)
     optimizer = smart_optimizer(model, name, hyp["lr0"], hyp["momentum"], decay)
@@ -284,8 +284,8 @@ def build_criterion(
     model: nn.Module, hyp: Hyperparameters, class_balance: ClassBalance, device: torch.device, world: World
 ) -> Any:
     """Build the loss; with several processes it divides by the matches of all of them."""
-    from utils.distributed import world_sum
     from utils.loss import ComputeLoss
+    from utils.training.distributed import world_sum
 
     weights = class_balance.weights
     tensor = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
@@ -294,7 +294,7 @@ def build_criterion(
 
 def resizer(opt: argparse.Namespace, imgsz: int, stride: int) -> Any:
     """Return multi-scale's resizing of (images, step), None when it is off."""
-    from utils.engine import multi_scale
+    from utils.training.engine import multi_scale
 
     if not opt.multi_scale:
         return None

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.distributed import World, world_sum
 from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 from utils.rng import Stream, make_rng
-from utils.schedule import Schedule
+from utils.training.distributed import World, world_sum
+from utils.training.schedule import Schedule
 
 LOSS_NAMES = ("box", "objectness", "classification")
 MAX_GRADIENT_NORM = 10.0
@@ -31,12 +31,14 @@ class StepState:
     """What changes from step to step beside weights, optimizer and EMA; saved and resumed.
 
     Attributes:
+        step: batches of the run that are done.
         epoch: the epoch at work, or the next one when it is complete.
         batch: batches of that epoch that are done.
         last_optimizer_step: number of the step at which the optimizer last moved, -1 before the first.
         loss_sum: (3,) sum over this epoch's batches of the box, objectness and classification losses.
     """
 
+    step: int = 0
     epoch: int = 0
     batch: int = 0
     last_optimizer_step: int = -1
@@ -113,14 +115,14 @@ class Engine:
         total = len(loader)
         self.optimizer.zero_grad()
         for images, targets, paths, _ in self._with_progress(loader, state, epochs, total):
-            step = state.batch + total * state.epoch
+            step = state.step
             images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
             if self.resize is not None:
                 images = self.resize(images, step)
             moves = self._step(images, targets, step, state, loader)
             if moves:
                 state.last_optimizer_step = step
-            state.batch += 1
+            state.batch, state.step = state.batch + 1, step + 1
             self._check_finite(state, total)
             if after_batch is not None:
                 after_batch(step, images, targets, paths, state.loss_sum / state.batch)

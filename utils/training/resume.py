@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from utils.checkpoint import capture_rng, restore_rng
-from utils.engine import StepState
 from utils.errors import InputError
+from utils.training.engine import StepState
 
 RESUME_VERSION = 1
 
@@ -39,6 +39,7 @@ def capture(
     """
     return {
         "version": RESUME_VERSION,
+        "step": state.step,
         "epoch": state.epoch,
         "batch": state.batch,
         "last_optimizer_step": state.last_optimizer_step,
@@ -67,7 +68,8 @@ def restore(
     stopper.load_state_dict(block["stopper"])
     criterion.load_state_dict(block["criterion"])
     restore_rng(block["rng"])
-    return StepState(block["epoch"], block["batch"], block["last_optimizer_step"], block["loss_sum"].to(device))
+    loss_sum = block["loss_sum"].to(device)
+    return StepState(block["step"], block["epoch"], block["batch"], block["last_optimizer_step"], loss_sum)
 
 
 def check_facts(path: str, found: dict[str, Any], now: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.label_files import UNREADABLE_CLASS, Problem
+from utils.data.label_files import UNREADABLE_CLASS, Problem
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.parts_settings import BOLT, COUPLING, LOOKALIKE, NUT, SCREW, WASHER
+from utils.parts_drawing.settings import BOLT, COUPLING, LOOKALIKE, NUT, SCREW, WASHER
 
 SEGMENTS = 36  # a multiple of 6 puts vertices on a hexagon's corners
 ROUND = np.inf

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.parts_settings import CHIPS, SCRATCHES, STAIN_SHARE
+from utils.parts_drawing.settings import CHIPS, SCRATCHES, STAIN_SHARE
 
 TILE = 256
 

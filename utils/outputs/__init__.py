@@ -1,0 +1,1 @@
+"""Files that validation and detection write."""

@@ -1,0 +1,1 @@
+"""How the pictures of the parts data set are drawn."""

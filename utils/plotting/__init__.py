@@ -1,0 +1,1 @@
+"""The inside of utils.plots: figures, fonts, curves, label and run pictures."""

@@ -1,0 +1,1 @@
+"""A training run: options, parts, schedule, loop, resume."""
