@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from utils.errors import InputError, InputErrors, WorkError, run_command
 from utils.logs import LOGGER, colorstr, setup_logging
 
 if TYPE_CHECKING:
+    from utils.class_thresholds import ClassThres
     from utils.detection import Clock
 
 FILE = Path(__file__).resolve()
@@ -98,6 +98,8 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
     vid_stride: int = 1,
     *,
     visualize: bool = False,
+    class_thres: ClassThres = None,
+    cls_tau: float = 0.0,
 ) -> None:
     """Detect objects in a source and write the results.
 
@@ -131,6 +133,9 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
         dnn: part of YOLOv5's signature, for ONNX files.
         vid_stride: use each n-th frame of a video.
         visualize: save the first image's feature maps of each layer in features/<stem>/.
+        class_thres: least confidence by class, as a list, a mapping by class name, text of either, or a YAML file;
+            conf_thres holds for classes that a mapping does not name.
+        cls_tau: strength of the logit adjustment by the training's class counts, 0 (off) to 2.
 
     Raises:
         InputError: a wrong option, file or source; nothing was written.
@@ -139,25 +144,30 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
     import torch
 
     from models.backends import DetectMultiBackend
+    from utils.class_thresholds import class_thresholds
     from utils.detection import Clock, detect_all
     from utils.general import check_img_size
+    from utils.logit_adjustment import MAX_TAU, adjusted
     from utils.outputs.detection_output import DetectionWriter, OutputOptions
     from utils.paths import increment_path
     from utils.sources import check_source, open_source
     from utils.torch_utils import select_device
 
+    limits = {"conf-thres": (conf_thres, 1), "iou-thres": (iou_thres, 1), "cls-tau": (cls_tau, MAX_TAU)}
+    counts = {"max-det": max_det, "vid-stride": vid_stride, "line-thickness": line_thickness}
+    imgsz = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
+    check_options(imgsz, limits, counts, save_format)
+    source = check_source(str(source))
+    model = DetectMultiBackend(weights, device=select_device(device), dnn=dnn, data=data, fp16=half)
+    check_classes(classes, model.names)
     nms = {
         "conf_thres": conf_thres,
+        "class_thres": class_thresholds(class_thres, model.names, conf_thres),
         "iou_thres": iou_thres,
         "max_det": max_det,
         "classes": classes,
         "agnostic": agnostic_nms,
     }
-    imgsz = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
-    check_options(imgsz, nms, {"vid-stride": vid_stride, "line-thickness": line_thickness}, save_format)
-    source = check_source(str(source))
-    model = DetectMultiBackend(weights, device=select_device(device), dnn=dnn, data=data, fp16=half)
-    check_classes(classes, model.names)
     imgsz = check_img_size(imgsz, s=model.stride)
     dataset = open_source(source, imgsz, model.stride, bool(model.pt), vid_stride)
     options = OutputOptions(
@@ -172,13 +182,14 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
         hide_labels=hide_labels,
         hide_conf=hide_conf,
     )
-    save_dir = increment_path(Path(project) / name, exist_ok=exist_ok, mkdir=True)
-    batch = 1 if model.pt else len(dataset) if hasattr(dataset, "__len__") else 1
-    model.warmup(imgsz=(batch, 3, *imgsz))
-    features = save_dir / "features" if visualize else None
     clock = Clock(model.device)
-    with DetectionWriter(save_dir, model.names, options) as writer, torch.inference_mode(), closing(dataset):
-        seen = detect_all(model, dataset, writer, nms, augment, features, clock)
+    with closing(dataset), adjusted(model, cls_tau, data), torch.inference_mode():
+        save_dir = increment_path(Path(project) / name, exist_ok=exist_ok, mkdir=True)
+        batch = 1 if model.pt else len(dataset) if hasattr(dataset, "__len__") else 1
+        model.warmup(imgsz=(batch, 3, *imgsz))
+        features = save_dir / "features" if visualize else None
+        with DetectionWriter(save_dir, model.names, options) as writer:
+            seen = detect_all(model, dataset, writer, nms, augment, features, clock)
     report(dataset, seen, save_dir, writer, clock, imgsz)
     if update:
         from utils.checkpoint import strip_optimizer
@@ -186,18 +197,25 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
         strip_optimizer(weights if isinstance(weights, (str, Path)) else weights[0])
 
 
-def check_options(imgsz: Sequence[int], nms: Mapping[str, Any], counts: Mapping[str, int], save_format: int) -> None:
+def check_options(
+    imgsz: Sequence[int], limits: Mapping[str, tuple[float, float]], counts: Mapping[str, int], save_format: int
+) -> None:
     """Refuse options out of range, all of them together.
+
+    Args:
+        imgsz: (height, width).
+        limits: option -> its number and the largest allowed; the least is 0.
+        counts: option -> a whole number from 1.
+        save_format: 0 or 1.
 
     Raises:
         InputErrors: one line per option.
     """
     problems = []
-    for option in ("conf_thres", "iou_thres"):
-        value = nms[option]
-        if not (math.isfinite(value) and 0 <= value <= 1):
-            problems.append(f"--{option.replace('_', '-')} {value}: expected a number from 0 to 1")
-    for option, value in {"max-det": nms["max_det"], **counts}.items():
+    for option, (value, most) in limits.items():
+        if not 0 <= value <= most:
+            problems.append(f"--{option} {value}: expected a number from 0 to {most:g}")
+    for option, value in counts.items():
         if value < 1:
             problems.append(f"--{option} {value}: expected a whole number of at least 1")
     if len(imgsz) != 2 or min(imgsz) < 1:
@@ -218,15 +236,12 @@ def check_classes(classes: Sequence[int] | None, names: Mapping[int, str]) -> No
 
 def can_show() -> bool:
     """Return whether windows can be opened; where not, say so once and go on without."""
-    import cv2
+    from utils.general import check_imshow
 
-    try:
-        cv2.namedWindow("test")
-        cv2.destroyAllWindows()
-    except cv2.error:
+    possible = check_imshow()
+    if not possible:
         LOGGER.warning("WARNING --view-img has no effect: this OpenCV or machine cannot open windows")
-        return False
-    return True
+    return possible
 
 
 @contextlib.contextmanager
@@ -274,6 +289,8 @@ def parse_opt() -> argparse.Namespace:
     add("--data", type=str, default=ROOT / "data/coco128.yaml", help="data set YAML, for names a model file lacks")
     add("--imgsz", "--img", "--img-size", nargs="+", type=int, default=[640], help="side, or height and width")
     add("--conf-thres", type=float, default=0.25, help="least confidence")
+    add("--class-thres", type=str, help="confidence by class: 0.3,0.5 or bolt=0.4,nut=0.2 or a thresholds.yaml")
+    add("--cls-tau", type=float, default=0.0, help="adjust class logits by the training's class counts, 0 (off) to 2")
     add("--iou-thres", type=float, default=0.45, help="overlap above which the less confident box goes")
     add("--max-det", type=int, default=1000, help="most detections per image")
     add("--device", default="", help="cpu, or a GPU's number")

@@ -130,7 +130,7 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
 
     from utils.helpers import one_cycle
     from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
-    from utils.training import build
+    from utils.training import build, class_balance
     from utils.training.amp import choose_dtype
     from utils.training.engine import Engine, StepState
     from utils.training.run import Run
@@ -138,8 +138,9 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
 
     callbacks.run("on_pretrain_routine_start")
     hyp = build.load_hyperparameters(hyp, opt.label_smoothing)
+    as_read = hyp.to_dict()
     data = build.load_data(opt.data, opt.single_cls)
-    hyp.validate_for(names=data.names, rect=opt.rect)
+    hyp = class_balance.resolve_settings(hyp, opt, data)
     init_seeds(opt.seed, deterministic=True)
 
     checkpoint = build.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
@@ -154,13 +155,13 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     ema = ModelEMA(model) if WORLD.is_main else None
 
     loader, dataset, val_loader = build.build_loaders(opt, hyp, data, imgsz, stride, batch_size, WORLD)
-    balance = build.apply_class_balance(hyp, data, loader, dataset, opt.seed)
+    balance = class_balance.apply_class_balance(hyp, data, loader, dataset)
     hyp = hyp.scaled(nc=data.nc, nl=model.model[-1].nl, imgsz=imgsz)
     if not opt.resume and WORLD.is_main:
         build.fit_anchors(opt, hyp, model, dataset, imgsz)
     build.attach_facts(model, hyp, data, dataset, device)
     parallel = build.wrap_parallel(model, opt, WORLD, device)
-    criterion = build.build_criterion(model, hyp, balance, device, WORLD)
+    criterion = build.build_criterion(model, hyp, balance, WORLD)
     schedule = Schedule(
         one_cycle(1, hyp["lrf"], opt.epochs) if opt.cos_lr else linear_lr(opt.epochs, hyp["lrf"]),
         Schedule.count_warmup_steps(hyp["warmup_epochs"], len(loader)),
@@ -172,9 +173,10 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
         4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride),
     )  # fmt: skip
     run = Run(
-        opt=opt, hyp=hyp, data=data, model=model, engine=engine, stopper=EarlyStopping(patience=opt.patience),
-        loader=loader, dataset=dataset, val_loader=val_loader, balance=balance, imgsz=imgsz, callbacks=callbacks,
-        state=StepState(loss_sum=torch.zeros(3, device=device)), checkpoint=checkpoint,
+        opt=opt, hyp=hyp, as_read=as_read, data=data, model=model, engine=engine,
+        stopper=EarlyStopping(patience=opt.patience), loader=loader, dataset=dataset, val_loader=val_loader,
+        balance=balance, imgsz=imgsz, callbacks=callbacks, state=StepState(loss_sum=torch.zeros(3, device=device)),
+        checkpoint=checkpoint,
     )  # fmt: skip
     del checkpoint
     run.begin()
@@ -187,11 +189,12 @@ def run_epochs(run: Any) -> Outcome:
     from utils.training.distributed import broadcast_from_main
 
     opt, state = run.opt, run.state
-    outcome = Outcome(best_fitness=run.best_fitness, epoch=state.epoch)
+    outcome = Outcome(best_fitness=run.best_fitness, epoch=state.epoch - 1)
     start = time.time()
     first = state.epoch
+    end = first if run.stopper.stop else opt.epochs  # a run killed after it had stopped early has only to be closed
     run.callbacks.run("on_train_start")
-    for epoch in range(first, opt.epochs):
+    for epoch in range(first, end):
         outcome.epoch = epoch
         losses = run.train_epoch(epoch)
         final = epoch + 1 == opt.epochs or run.stopper.possible_stop
@@ -208,47 +211,55 @@ def run_epochs(run: Any) -> Outcome:
     return outcome
 
 
-def prepare(opt: argparse.Namespace) -> tuple[argparse.Namespace, torch.device]:
+def prepare(opt: argparse.Namespace, given: dict[str, Any] | None = None) -> tuple[argparse.Namespace, torch.device]:
     """Check the options, take those of a resumed run, find files, and join the process group."""
-    from utils.paths import check_yaml
+    from utils.paths import check_file, check_yaml
     from utils.torch_utils import select_device
     from utils.training import options
     from utils.training.distributed import join_group
 
     if opt.resume and not opt.evolve:
-        opt = resume_options(opt)
+        opt = resume_options(opt, given)
+    opt.weights = str(opt.weights).strip("'\"")  # Windows' command line passes '' on with its quotes
     options.check_options(opt, WORLD.size)
     options.warn_unused(opt)
     if not isinstance(opt.data, dict):
-        opt.data = str(check_yaml(opt.data))
+        opt.data = str(check_file(opt.data))  # a YAML, or a zip or tar with one inside
     if not isinstance(opt.hyp, dict):
         opt.hyp = str(check_yaml(opt.hyp))
     opt.cfg = str(check_yaml(opt.cfg)) if opt.cfg else ""
-    opt.weights, opt.project = str(opt.weights), str(opt.project)
+    opt.project = str(opt.project)
     if opt.name == "cfg":
         opt.name = Path(opt.cfg).stem
     device = select_device(opt.device, batch_size=opt.batch_size)
     return opt, join_group(WORLD, device)
 
 
-def resume_options(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return the options of the run to resume: the named last.pt, or the latest below the runs folder."""
+def resume_options(opt: argparse.Namespace, given: dict[str, Any] | None = None) -> argparse.Namespace:
+    """Return the options of the run to resume: the named last.pt, or the latest below the working folder or runs/.
+
+    Args:
+        opt: the options as parsed.
+        given: those that the user named, by default on the command line; they must not contradict the saved run.
+    """
     from utils.paths import get_latest_run
     from utils.training import options
 
-    latest = opt.resume if isinstance(opt.resume, (str, Path)) else get_latest_run(str(ROOT / "runs"))
+    named = isinstance(opt.resume, (str, Path))
+    latest = opt.resume if named else get_latest_run() or get_latest_run(ROOT / "runs")
     if not latest:
-        raise InputError("--resume: no last.pt below runs/; allowed is --resume path/to/last.pt")
+        raise InputError(f"--resume: no last.pt below {Path.cwd()} or runs/; allowed is --resume path/to/last.pt")
     checkpoint = Path(latest)
-    given = options.explicit_options(build_parser(), sys.argv[1:]) if Path(sys.argv[0]).name == FILE.name else {}
+    if given is None:
+        given = options.explicit_options(build_parser(), sys.argv[1:]) if Path(sys.argv[0]).name == FILE.name else {}
     resumed = options.resumed_options(opt, checkpoint, options.saved_options(checkpoint), given)
     resumed.save_dir = str(checkpoint.parent.parent)
     resumed.project, resumed.name = str(checkpoint.parent.parent.parent), checkpoint.parent.parent.name
     return resumed
 
 
-def main(opt: argparse.Namespace, callbacks: Any = None) -> tuple[float, ...]:
-    """Resolve the options and train."""
+def main(opt: argparse.Namespace, callbacks: Any = None, *, given: dict[str, Any] | None = None) -> tuple[float, ...]:
+    """Resolve the options and train; ``given`` as for ``resume_options``."""
     from utils.callbacks import Callbacks
     from utils.cv import require_cv2
     from utils.training.distributed import leave_group
@@ -256,7 +267,7 @@ def main(opt: argparse.Namespace, callbacks: Any = None) -> tuple[float, ...]:
     require_cv2()
     setup_logging(WORLD.rank)
     begun = datetime.datetime.now()
-    prepared, device = prepare(opt)
+    prepared, device = prepare(opt, given)
     vars(opt).update(vars(prepared))
     LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
     try:
@@ -273,10 +284,10 @@ def run(**kwargs: Any) -> argparse.Namespace:
     Returns:
         The options, with ``save_dir`` set to the run's folder.
     """
-    from utils.training.options import apply_keywords
+    from utils.training.options import ALIASES, apply_keywords
 
     opt = apply_keywords(build_parser().parse_args([]), kwargs)
-    main(opt)
+    main(opt, given={ALIASES.get(name, name): value for name, value in kwargs.items()})
     return opt
 
 

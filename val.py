@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from utils.class_thresholds import ClassThres
     from utils.eval_result import EvalResult
 
 FILE = Path(__file__).resolve()
@@ -79,8 +80,22 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
     plots: bool = True,
     callbacks: Any = None,
     compute_loss: Any = None,
+    *,
+    class_thres: ClassThres = None,
+    cls_tau: float = 0.0,
+    thresholds_file: str | Path | None = None,
 ) -> Returned:
     """Evaluate weights, or during training a model with its loader.
+
+    Args:
+        class_thres: per-class thresholds for this evaluation, as a list, a mapping by class name, text of either, or a
+            YAML file; ``conf_thres`` holds for classes that a mapping does not name.
+        cls_tau: strength of the logit adjustment by the training's class counts, 0 (off) to 2.
+        thresholds_file: where to write the confidence with the best F1 of each class; by default thresholds.yaml in the
+            run folder that this call makes, and nowhere during training.
+
+    The other arguments are the command's options; ``model``, ``dataloader``, ``save_dir``, ``callbacks`` and
+    ``compute_loss`` are those of a training run.
 
     Returns:
         (P, R, mAP50, mAP50-95, box, obj, cls loss), mAP50-95 of every class (nc,), milliseconds per image of
@@ -92,22 +107,26 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
     """
     opt = argparse.Namespace(**locals())
     _check_ranges(opt)
-    training = model is not None
-    if training:
-        facts, opt.save_dir = data, Path(save_dir)
-    else:
-        facts = _prepare(opt)
-    names = _names_of(opt.model, facts)
-    observers, coco = _observers(opt, facts, names)
+    from utils.class_thresholds import class_thresholds
     from utils.evaluation import evaluate
+    from utils.logit_adjustment import adjusted
 
-    result = evaluate(
-        opt.model, opt.dataloader, names=names, nc=1 if single_cls else int(facts["nc"]), conf_thres=conf_thres,
-        iou_thres=iou_thres, max_det=max_det, single_cls=single_cls, augment=augment, half=half,
-        save_hybrid=save_hybrid, compute_loss=compute_loss, callbacks=callbacks, save_dir=opt.save_dir, plots=plots,
-        observers=observers,
-    )  # fmt: skip
+    training = model is not None
+    facts = data if training else _load(opt)
+    names = _names_of(opt.model, facts)
+    thresholds = class_thresholds(class_thres, names, conf_thres)
+    with adjusted(opt.model, cls_tau, data):
+        opt.save_dir = Path(save_dir) if training else _open_run(opt, facts)
+        observers, coco = _observers(opt, facts, names)
+        result = evaluate(
+            opt.model, opt.dataloader, names=names, nc=1 if single_cls else int(facts["nc"]), conf_thres=conf_thres,
+            iou_thres=iou_thres, max_det=max_det, single_cls=single_cls, augment=augment, half=half,
+            save_hybrid=save_hybrid, compute_loss=compute_loss, callbacks=callbacks, save_dir=opt.save_dir,
+            plots=plots, observers=observers, class_thres=thresholds,
+        )  # fmt: skip
     result.log_table(per_class=(verbose or (len(names) < FEW_CLASSES and not training)) and len(names) > 1)
+    if thresholds_file or (task in SPLITS and not training):
+        _save_thresholds(thresholds_file or opt.save_dir / "thresholds.yaml", result, opt, facts)
     results = _score_json(result, opt, facts, coco) if coco else result.as_tuple()
     if not training:
         _log_end(result, opt)
@@ -119,6 +138,8 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
 
 def _check_ranges(opt: argparse.Namespace) -> None:
     """Report every number out of range at once."""
+    from utils.logit_adjustment import MAX_TAU
+
     problems = [
         f"--{key.replace('_', '-')} is {getattr(opt, key)}, allowed are whole numbers from {least}"
         for key, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0))
@@ -127,22 +148,22 @@ def _check_ranges(opt: argparse.Namespace) -> None:
     for key in ("conf_thres", "iou_thres"):
         if not 0 <= getattr(opt, key) <= 1:
             problems.append(f"--{key.replace('_', '-')} is {getattr(opt, key)}, allowed are 0.0 to 1.0")
+    if not 0 <= opt.cls_tau <= MAX_TAU:
+        problems.append(f"--cls-tau is {opt.cls_tau}, allowed are 0.0 (off) to {MAX_TAU}")
     if opt.task not in TASKS:
         problems.append(f"--task is {opt.task!r}, allowed are {', '.join(TASKS)}")
     if problems:
         raise InputErrors(problems)
 
 
-def _prepare(opt: argparse.Namespace) -> dict[str, Any]:
-    """Load the model and the data set, and claim the run folder last; return the data set's facts."""
+def _load(opt: argparse.Namespace) -> dict[str, Any]:
+    """Check the data set and load the model for it; return the data set's facts."""
     from models.backends import DetectMultiBackend
-    from utils.dataloaders import create_dataloader
     from utils.dataset_yaml import check_dataset
     from utils.general import check_img_size
-    from utils.paths import increment_path
     from utils.torch_utils import select_device
 
-    split = opt.task if opt.task in SPLITS else "val"
+    split = _split(opt)
     device = select_device(opt.device, batch_size=opt.batch_size)
     facts = check_dataset(opt.data, splits=(split,))
     if not facts.get(split):
@@ -150,22 +171,33 @@ def _prepare(opt: argparse.Namespace) -> dict[str, Any]:
     opt.model = DetectMultiBackend(
         opt.weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half and device.type == "cuda"
     )
-    is_torch = bool(getattr(opt.model, "pt", False))
     opt.imgsz = check_img_size(opt.imgsz, s=opt.model.stride)
-    if not (is_torch or getattr(opt.model, "jit", False)):
-        opt.batch_size = getattr(opt.model, "batch_size", 1) if getattr(opt.model, "engine", False) else 1
-        LOGGER.info(f"Batch size {opt.batch_size} and square images, as this format needs")
-    if is_torch and not opt.single_cls:
+    if opt.model.pt and not opt.single_cls:
         _refuse_other_classes(opt, facts)
+    return facts
+
+
+def _open_run(opt: argparse.Namespace, facts: dict[str, Any]) -> Path:
+    """Open the loader of the task's images, and last make and return the run folder."""
+    from utils.dataloaders import create_dataloader
+    from utils.paths import increment_path
+
+    is_torch, split, is_speed = opt.model.pt, _split(opt), opt.task == "speed"
+    if not (is_torch or opt.model.jit):
+        opt.batch_size = getattr(opt.model, "batch_size", 1) if opt.model.engine else 1
+        LOGGER.info(f"Batch size {opt.batch_size} and square images, as this format needs")
     opt.model.warmup(imgsz=(1 if is_torch else opt.batch_size, 3, opt.imgsz, opt.imgsz))
-    is_speed = opt.task == "speed"
     opt.dataloader, _ = create_dataloader(
         facts[split], opt.imgsz, opt.batch_size, opt.model.stride, opt.single_cls, pad=0.0 if is_speed else 0.5,
         rect=is_torch and not is_speed, workers=opt.workers, prefix=colorstr(f"{split}: "),
         nc=int(facts["nc"]),
     )  # fmt: skip
-    opt.save_dir = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-    return facts
+    return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+
+
+def _split(opt: argparse.Namespace) -> str:
+    """Return the data set's entry that the task evaluates."""
+    return opt.task if opt.task in SPLITS else "val"
 
 
 def _refuse_other_classes(opt: argparse.Namespace, facts: dict[str, Any]) -> None:
@@ -212,6 +244,18 @@ def _is_coco(facts: dict[str, Any]) -> bool:
 
 
 # After the work -------------------------------------------------------------------------------------------------------
+
+
+def _save_thresholds(path: str | Path, result: EvalResult, opt: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Write the confidence with the best F1 of each class, and in one line which run and data they are from."""
+    if opt.single_cls and len(result.names) > 1:
+        LOGGER.info("No thresholds.yaml: --single-cls measures no single class of this model")
+        return
+    data = opt.data if isinstance(opt.data, (str, Path)) else facts.get("path", "")
+    weights = f", weights {_text(opt.weights)}" if opt.weights else ""
+    given = {"conf_thres": opt.conf_thres, "class_thres": opt.class_thres, "cls_tau": opt.cls_tau or None}
+    limits = "".join(f", {key} {value}" for key, value in given.items() if value is not None)
+    result.save_thresholds(path, f"{opt.save_dir}{weights}, data {data} ({_split(opt)}), {result.seen} images{limits}")
 
 
 def _score_json(result: EvalResult, opt: argparse.Namespace, facts: dict[str, Any], coco: Any) -> tuple[float, ...]:
@@ -261,6 +305,8 @@ def parse_opt() -> argparse.Namespace:
     add("--batch-size", type=int, default=32, help="images per batch")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="longest side of the images, pixels")
     add("--conf-thres", type=float, default=0.001, help="smallest confidence, 0 to 1")
+    add("--class-thres", type=str, help="confidence by class: 0.3,0.5 or bolt=0.4,nut=0.2 or a thresholds.yaml")
+    add("--cls-tau", type=float, default=0.0, help="adjust class logits by the training's class counts, 0 (off) to 2")
     add("--iou-thres", type=float, default=0.6, help="IoU above which NMS drops a box, 0 to 1")
     add("--max-det", type=int, default=300, help="most detections per image")
     add("--task", default="val", help="train, val, test, speed or study")
@@ -299,6 +345,8 @@ def main(opt: argparse.Namespace) -> None:
     if opt.task in SPLITS:
         if opt.conf_thres > 0.001:
             LOGGER.warning(f"--conf-thres {opt.conf_thres} is above 0.001: mAP comes out too low")
+        if opt.class_thres:
+            LOGGER.warning(f"--class-thres {opt.class_thres} drops detections: mAP comes out too low")
         if opt.save_hybrid:
             LOGGER.warning("--save-hybrid mixes labels into the predictions: mAP comes out too high")
         run(**vars(opt))

@@ -78,6 +78,8 @@ class DetectMultiBackend(nn.Module):
             setattr(self, name, is_it)
         if not (self.pt or self.jit):
             raise InputError(f"weights {files[0]}: this format is not available in this version; {_allowed()}")
+        if dnn:
+            LOGGER.warning(f"WARNING --dnn has no effect on {files[0]}: OpenCV's DNN module runs .onnx files")
         if self.pt:
             self._load_checkpoints(files, fuse)
         else:

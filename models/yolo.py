@@ -101,6 +101,7 @@ class Detect(nn.Module):
     stride: Tensor | None = None  # (nl,) pixels per cell, set when the model is built
     dynamic = False  # export with free image sizes: grids are rebuilt on each call
     export = False
+    cls_act = "sigmoid"  # how class logits become scores; networks of a softmax loss carry "softmax" themselves
 
     def __init__(self, nc: int = 80, anchors: Any = (), ch: Any = (), inplace: bool = True):
         super().__init__()
@@ -163,7 +164,13 @@ class Detect(nn.Module):
         centre = (2 sigmoid(t) - 0.5 + cell) * stride; size = (2 sigmoid(t))² * anchor.
         """
         xy, wh, scores = logits.sigmoid().split((2, 2, self.nc + 1), 4)
-        return torch.cat((*self._boxes(xy, wh, i), scores), 4)
+        return torch.cat((*self._boxes(xy, wh, i), self._scores(scores, logits)), 4)
+
+    def _scores(self, scores: Tensor, logits: Tensor) -> Tensor:
+        """Objectness and classes (..., 1 + nc) from their sigmoids, or from the layer's logits (..., no) by softmax."""
+        if self.cls_act == "sigmoid":
+            return scores
+        return torch.cat((scores[..., :1], logits[..., 5 : 5 + self.nc].softmax(-1)), -1)
 
     def _boxes(self, xy: Tensor, wh: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """Centres and sizes in pixels from their sigmoids."""
@@ -237,7 +244,9 @@ class Segment(Detect):
     def _decode(self, logits: Tensor, i: int) -> Tensor:
         """As Detect's; mask coefficients stay as they are."""
         xy, wh, scores, masks = logits.split((2, 2, self.nc + 1, self.no - self.nc - 5), 4)
-        return torch.cat((*self._boxes(xy.sigmoid(), wh.sigmoid(), i), scores.sigmoid(), masks), 4)
+        return torch.cat(
+            (*self._boxes(xy.sigmoid(), wh.sigmoid(), i), self._scores(scores.sigmoid(), logits), masks), 4
+        )
 
 
 class BaseModel(nn.Module):

@@ -139,6 +139,12 @@ def test_model_type(name: str, key: str) -> None:
     assert [known for known, is_it in types.items() if is_it] == [key]
 
 
+def test_dnn_is_not_ignored_in_silence(checkpoints: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="yolov5"):
+        DetectMultiBackend(checkpoints[0], dnn=True)
+    assert "--dnn has no effect" in caplog.text
+
+
 def test_unknown_format() -> None:
     with pytest.raises(InputError, match=r"weights b\.xyz: unknown format"):
         DetectMultiBackend("b.xyz")

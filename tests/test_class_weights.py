@@ -1,4 +1,4 @@
-"""Class weights and repeat factors: the numbers worked by hand, and upstream's."""
+"""Class weights: the numbers worked by hand, and upstream's."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ def weights(chosen: Any, counts: Any = N3, names: Any = NAMES, labels: Any = Non
 
 def image(*classes: int) -> np.ndarray:
     return np.array([[c, 0.5, 0.5, 0.1, 0.1] for c in classes], dtype=np.float32).reshape(-1, 5)
-
-
-LVIS = [image(*[0] * 9) for _ in range(8)] + [image(*[0] * 9)] + [image(*[0] * 9, *[1] * 10)]
-"""10 images, class 0 in all, class 1 in image 9 alone; n = (90, 10)."""
 
 
 @pytest.mark.parametrize(
@@ -128,67 +124,6 @@ def test_any_counts_keep_the_expected_loss(counts: list[int], scheme: str) -> No
 )
 def test_first_weighted_epoch(start: float, epochs: int, first: int) -> None:
     assert cw.first_weighted_epoch(start, epochs) == first
-
-
-# ---- repeat factors
-def test_repeat_factors_by_hand() -> None:
-    """f = (1, .1), t = .4: r_1 = √(.4/.1) = 2; image 9 is repeated twice, the others once."""
-    r = cw.image_repeat_factors(LVIS, 2, 0.4)
-    assert r.classes == pytest.approx([1, 2])
-    assert r.images == pytest.approx([1] * 9 + [2])
-    assert r.images_with.tolist() == [10, 1]
-    assert cw.image_repeat_factors(LVIS, 2, 0.4, "mean").images[9] == pytest.approx(1.5)
-    assert cw.image_repeat_factors(LVIS, 2, 0.001).images == pytest.approx(np.ones(10))
-
-
-def test_threshold_auto_is_the_median_share() -> None:
-    """f of the classes that occur = (1, .1) → t = .55, r_1 = √5.5; class 2 has no image and factor 1."""
-    r = cw.image_repeat_factors(LVIS, 3)
-    assert r.threshold == pytest.approx(0.55)
-    assert r.classes == pytest.approx([1, np.sqrt(5.5), 1])
-
-
-def test_images_without_labels_count_once() -> None:
-    r = cw.image_repeat_factors([image(), image(0), image(1), image(1)], 2, 1.0)
-    assert r.images == pytest.approx([1, 2, np.sqrt(2), np.sqrt(2)])
-    assert cw.image_repeat_factors([image()], 2).images.tolist() == [1]
-    assert cw.image_repeat_factors([image(), image(0)], 2, "auto", "mean").images[0] == 1
-
-
-def test_repeat_factors_from_settings() -> None:
-    assert cw.repeat_factors({"sampler": "none"}, LVIS, 2) is None
-    assert cw.repeat_factors({}, LVIS, 2) is None
-    r = cw.repeat_factors({"sampler": "repeat_factor", "sampler_t": 0.4, "sampler_reduce": "mean"}, LVIS, 2)
-    assert r.images[9] == pytest.approx(1.5)
-
-
-def test_expected_instances() -> None:
-    """r = nine 1 and one 2: of 10 draws image 9 takes 20/11, so 10 boxes of class 1 become 18.18."""
-    r = cw.image_repeat_factors(LVIS, 2, 0.4)
-    assert cw.expected_instances(r, LVIS) == pytest.approx([90, 200 / 11])
-
-
-# ---- texts
-def test_table() -> None:
-    labels = LVIS
-    counts, images = cw.class_counts(labels, 2), cw.image_counts(labels, 2)
-    w = weights("inverse", counts, ["screw", "coupling"])
-    table = cw.balance_table(
-        {0: "screw", 1: "coupling"}, counts, images, w, cw.image_repeat_factors(labels, 2, 0.4), labels
-    )
-    head, screw, coupling = (line.split() for line in table.splitlines())
-    assert head[:4] == ["class", "instances", "share", "images"]
-    assert screw == ["screw", "90", "90.0%", "10", "0.5556", "1", "90"]
-    assert coupling == ["coupling", "10", "10.0%", "1", "5", "2", "18"]
-    assert cw.balance_table(["a", "b"], counts, images).splitlines()[1].split()[4:6] == ["-", "-"]
-
-
-def test_double_correction() -> None:
-    w, r = weights([1.0, 5.0], np.array([90, 10]), ["a", "b"]), cw.image_repeat_factors(LVIS, 2, 0.4)
-    assert cw.double_correction(w, r, ["a", "b"]).endswith("a 1, b 10")
-    assert cw.double_correction(None, r, ["a", "b"]) is None
-    assert cw.double_correction(w, None, ["a", "b"]) is None
-    assert cw.double_correction(w, cw.image_repeat_factors(LVIS, 2, 0.001), ["a", "b"]) is None
 
 
 # ---- upstream's formulas

@@ -197,6 +197,10 @@ def test_validation_needs_no_settings_and_repeats(folder):
 def test_worker_count(monkeypatch):
     assert dataloaders._worker_count(16, 32) == 8
     assert dataloaders._worker_count(4, 1) == 0
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)  # GPUs that this run does not use take no CPUs from it
+    assert dataloaders._worker_count(16, 32) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert dataloaders._worker_count(16, 32) == 2
     with pytest.raises(InputError, match="-1"):
         dataloaders._worker_count(-1, 8)
 

@@ -1,5 +1,6 @@
 """Data set descriptions: where paths lead, and which mistakes are named before anything is built."""
 
+import os
 import sys
 import types
 import zipfile
@@ -13,6 +14,7 @@ from utils import dataset_yaml, paths
 from utils.dataset_yaml import check_dataset, find_images
 from utils.errors import InputError, MissingFileError
 from utils.images import imwrite
+from utils.labels import img2label_paths
 from utils.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,6 +223,25 @@ def test_find_images_in_folders_and_lists(data_set, tmp_path, monkeypatch):
 def test_linked_folders_are_followed_once(data_set):
     (data_set / "images/train/again").symlink_to(data_set / "images")
     assert len({Path(name).resolve() for name in find_images(data_set / "images/train")}) == 6
+
+
+def test_lists_with_slashes_work_where_the_separator_is_another(tmp_path, monkeypatch):
+    """Label files are found by the folder between the system's separators, on Windows by \\images\\."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("D:/set/images/train/a.jpg\n")
+    monkeypatch.setattr(os, "sep", "\\")
+    monkeypatch.setattr(os.path, "isabs", lambda path: path[1:2] == ":")
+    images = find_images(listed)
+    assert images == ["D:\\set\\images\\train\\a.jpg"]
+    assert img2label_paths(images) == ["D:\\set\\labels\\train\\a.txt"]
+
+
+def test_a_name_that_yaml_reads_as_a_switch_is_said(data_set, caplog):
+    file = _write(data_set)
+    file.write_text(file.read_text().replace("cat", "no"))
+    with caplog.at_level("WARNING", logger="yolov5"):
+        assert check_dataset(file)["names"][0] == "False"
+    assert "class 0 the name False" in caplog.text and "quotes" in caplog.text
 
 
 def test_wrong_kind_of_file_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """detect.py: its options, what it writes, and reference detections."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,48 @@ def test_class_filter_and_agnostic(run, tmp_path):
     assert written(run(image, save_txt=True, nosave=True, classes=[1], agnostic_nms=True)) == ["labels/x.txt"]
 
 
+def test_class_thresholds_leave_out_a_class(run, tmp_path):
+    image = picture(tmp_path / "in" / "x.jpg")
+    assert written(run(image, save_txt=True, nosave=True, class_thres="b/c=1")) == []
+    assert written(run(image, save_txt=True, nosave=True, class_thres=[1, 0.1])) == ["labels/x.txt"]
+    assert written(run(image, save_txt=True, nosave=True, conf_thres=1, class_thres={"b/c": 0.1})) == ["labels/x.txt"]
+
+
+def test_class_thresholds_on_a_photograph_equal_filtering_the_output(shared, tmp_path):
+    """yolov5n.pt on people and a bus: what is found with thresholds by class is what is found at 0.1 and above them."""
+    path = shared / "datasets/coco128/images/train2017/000000000471.jpg"
+    if not path.exists():
+        path = sorted(path.parent.iterdir())[20]
+    settings = {"weights": shared / "weights/yolov5n.pt", "source": path, "project": tmp_path, "device": "cpu"}
+    settings.update(imgsz=320, nosave=True, save_txt=True, save_conf=True)
+    detect.run(**settings, name="all", conf_thres=0.1)
+    every = np.loadtxt(next((tmp_path / "all/labels").iterdir()))
+    classes, counts = np.unique(every[:, 0], return_counts=True)
+    names = DetectMultiBackend(shared / "weights/yolov5n.pt").names
+    often = int(classes[counts.argmax()])
+    middle = float(np.median(every[every[:, 0] == often, 5])) + 1e-4
+    (tmp_path / "thresholds.yaml").write_text(f"{names[often]}: {middle}\n")
+    detect.run(**settings, name="some", conf_thres=0.1, class_thres=tmp_path / "thresholds.yaml")
+    found = np.loadtxt(next((tmp_path / "some/labels").iterdir()), ndmin=2)
+    wanted = every[every[:, 5] > np.where(every[:, 0] == often, middle, 0.1)]
+    assert 0 < len(wanted) < len(every)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_logit_adjustment_raises_the_rare_class(tmp_path, weights):
+    """The logits are about -4 and 4; class 0 was 1e5 times rarer, so at tau 1 its logit rises by 11.5, above 4."""
+    from utils.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(weights)
+    checkpoint["model"].class_weights = torch.tensor([1.0, 1e-5])
+    save_checkpoint(tmp_path / "counted.pt", checkpoint)
+    image = picture(tmp_path / "in" / "x.jpg")
+    settings = {"imgsz": 64, "device": "cpu", "save_txt": True, "nosave": True, "project": tmp_path}
+    for tau, wanted in ((0.0, {1.0}), (1.0, {0.0})):
+        detect.run(tmp_path / "counted.pt", image, **settings, cls_tau=tau, name=f"tau{tau}")
+        assert set(np.loadtxt(tmp_path / f"tau{tau}/labels/x.txt")[:, 0]) == wanted
+
+
 def test_hidden_labels_change_the_picture(run, tmp_path):
     image = picture(tmp_path / "in" / "x.png", (64, 64))
     pictures = [
@@ -255,6 +298,10 @@ def test_turned_photographs_give_the_boxes_of_upright_pixels(run, tmp_path, orie
         ({"imgsz": (0, 64)}, "--imgsz 0 64"),
         ({"save_format": 2}, "--save-format 2"),
         ({"classes": [7]}, "--classes 7"),
+        ({"class_thres": "0.3"}, "--class-thres: 1 values for 2 classes (a, b/c)"),
+        ({"class_thres": {"B/c": 0.3}}, "unknown class 'B/c', did you mean 'b/c'?"),
+        ({"cls_tau": 3}, "--cls-tau 3: expected a number from 0 to 2"),
+        ({"cls_tau": 1.0, "data": "gone.yaml"}, "--cls-tau 1.0: the model does not tell the class counts"),
         ({"source": "nowhere.jpg"}, "nowhere.jpg does not exist"),
     ],
 )
@@ -319,3 +366,28 @@ def test_reference_detections(shared, golden, tmp_path):
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / [width, height]
         np.testing.assert_allclose(lines[:, 0], wanted[::-1, 5])
         np.testing.assert_allclose(lines[:, 1:3], centres, atol=1e-5)
+
+
+def test_view_img_without_a_screen_ends_in_a_warning_not_an_abort():
+    """OpenCV's window toolkit ends the whole process where it finds no display."""
+    code = "import detect; print(detect.can_show())"
+    environment = {key: value for key, value in os.environ.items() if key not in {"DISPLAY", "WAYLAND_DISPLAY"}}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+def test_the_first_images_time_holds_no_import(weights, tmp_path):
+    """The speed line of one image says what detecting takes, not what loading torchvision takes."""
+    picture(tmp_path / "a.jpg")
+    code = """
+import sys, detect
+from utils import detection
+predict = detection.predict
+detection.predict = lambda *args: (print("torchvision" in sys.modules), predict(*args))[1]
+detect.run(weights=sys.argv[1], source=sys.argv[2], imgsz=64, device="cpu", project=sys.argv[3], nosave=True)
+"""
+    command = [sys.executable, "-c", code, str(weights), str(tmp_path / "a.jpg"), str(tmp_path / "runs")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True"], done.stderr

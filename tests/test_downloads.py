@@ -64,6 +64,19 @@ def _server():
     server.shutdown()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists this process's open files")
+def test_the_file_is_closed_when_it_gets_its_name(server, tmp_path, monkeypatch):
+    """Windows moves no open file."""
+    replace = os.replace
+
+    def checked(source, target):
+        assert str(source) not in [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", checked)
+    assert fetch(f"{server}/file.bin", tmp_path / "a").read_bytes() == BODY
+
+
 @pytest.fixture
 def server(_server, monkeypatch):
     """Address of a local server, which counts as public here; no proxy."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.balance.loss_names import LOSS_PARAMETERS, base_loss, loss_parameters
 from utils.errors import InputError, InputErrors, MissingFileError
 from utils.hyperparameter_table import nearest_name, plain_number, settings_of
 from utils.hyperparameters import Hyperparameters, evolution_bounds
@@ -89,7 +90,42 @@ def test_missing_key() -> None:
         ("fl_gamma", 6, "from 0 to 5"),
         ("cls_loss", "fokal", "bce | focal"),
         ("cls_gamma", -1, "from 0 to 5"),
-        ("cls_alpha", 1.0, "below 1"),
+        ("cls_alpha", 1.1, "above 0 to 1"),
+        ("cls_qtarget", "box", "one | iou"),
+        ("obj_gneg", 5.5, "from 0 to 5"),
+        ("cls_clip", 0.31, "from 0 to 0.3"),
+        ("obj_spos", 0, "above 0 to 10"),
+        ("cls_vfl_weighted", 1, "true or false"),
+        ("cls_efl_scale", 17, "from 0 to 16"),
+        ("cls_seesaw_p", 2.5, "from 0 to 2"),
+        ("cls_seesaw_q", 4.5, "from 0 to 4"),
+        ("cls_tau", 3, "from 0 to 2"),
+        ("cls_act", "relu", "sigmoid | softmax"),
+        ("obj_loss", "efl", "bce | focal"),
+        ("cls_dyn", 2, "from 0 to 1"),
+        ("dyn_mode", "cubic", "linear | adaptive"),
+        ("dyn_epochs", [0.1, 1.7], "two rising numbers from 0 to 1"),
+        ("dyn_epochs", [0.7, 0.1], "two rising numbers from 0 to 1"),
+        ("dyn_epochs", 0.5, "two rising numbers from 0 to 1"),
+        ("dyn_gamma", 0.4, "from 0.5 to 3"),
+        ("attn_temp", 0, "from 0.01 to 10"),
+        ("bnd_sigma", 5, "from 0.25 to 4"),
+        ("hard_dist_other", "yes", "true or false"),
+        ("tversky_gamma", 0.9, "from 1 to 3"),
+        ("cls_fl_norm", "pos", "none | ema"),
+        ("obj_fl_norm", "sum", "none | ema | pos"),
+        ("cls_weights_obj", 1, "true or false"),
+        ("label_weights", 3, "a path"),
+        ("label_weights", "", "a path"),
+        ("sampler_count", "boxes", "instances | images"),
+        ("sampler_bg", 2, "from 0 to 1"),
+        ("rare_paste", 1.5, "from 0 to 1"),
+        ("rare_paste_max", 2.5, "a whole number from 1"),
+        ("rare_paste_scale", [1.5], "two rising numbers above 0"),
+        ("album", {"Blur": 0.1}, "a list of augmentations"),
+        ("album", [{"Blur": 1.5}], "a list of augmentations"),
+        ("album_rare", [{"Blur": 0.1, "ToGray": 0.1}], "a list of augmentations"),
+        ("album_class", [{"Blur": 0.1}], "a mapping of class names"),
         ("cls_weights", "inverted", "inverse | sqrt_inverse"),
         ("cls_weights", [1, 0], "above 0"),
         ("cls_weights", {"a": "x"}, "above 0"),
@@ -123,6 +159,18 @@ def test_type_and_range(key: str, value: Any, allowed: str) -> None:
         ({"obj_loss": "focal", "obj_alpha": 0.25, "obj_pw": 2.0}, ["obj_alpha", "obj_pw"]),
         ({"sampler_len": "expand"}, ["sampler_len", "sampler is none"]),
         ({"cls_weights_start": 2.5}, ["cls_weights_start", "2.5"]),
+        ({"fl_gamma": 1.5, "cls_loss": "dynamic_focal"}, ["fl_gamma", "dynamic_focal"]),
+        ({"cls_loss": "boundary_focal", "cls_alpha": 0.25, "cls_pw": 2.0}, ["cls_alpha", "cls_pw"]),
+        ({"obj_loss": "varifocal", "obj_alpha": 0.5, "obj_pw": 2.0}, ["obj_alpha", "obj_pw"]),
+        ({"cls_loss": "focal", "cls_alpha": 1.0}, ["cls_alpha", "below 1"]),
+        ({"cls_loss": "softmax_focal", "cls_pw": 2.0}, ["cls_pw", "softmax_focal"]),
+        (
+            {"cls_loss": "softmax_focal", "cls_weights": "inverse", "cls_weights_mode": "pos"},
+            ["cls_weights_mode", "row"],
+        ),
+        ({"cls_loss": "softmax_focal", "cls_act": "sigmoid"}, ["cls_act", "softmax_focal"]),
+        ({"cls_act": "softmax"}, ["cls_act", "sigmoid"]),
+        ({"cls_dyn": 1.0, "dyn_epochs": [0.5, 0.5]}, ["dyn_epochs", "0.5"]),
     ],
 )
 def test_combinations(changes: dict[str, Any], words: list[str]) -> None:
@@ -258,9 +306,16 @@ def test_sampler_against_other_orders(option: dict[str, bool]) -> None:
     Hyperparameters.from_dict(GOOD).validate_for(["a", "b"], **option)
 
 
+def test_image_weights_is_its_own_sampler() -> None:
+    hyp = Hyperparameters.from_dict({**GOOD, "sampler": "image_weights"})
+    hyp.validate_for(["a", "b"], image_weights=True)
+    with pytest.raises(InputErrors, match="--rect"):
+        hyp.validate_for(["a", "b"], rect=True)
+
+
 def test_settings_without_effect_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     hyp = Hyperparameters.from_dict({**GOOD, "cls_gamma": 2, "sampler_t": 0.1, "obj_loss": "bce", "obj_gamma": 1.0})
-    assert [line.split(":")[0] for line in hyp.remarks()] == ["cls_gamma", "sampler_t", "obj_gamma"]
+    assert [line.split(":")[0] for line in hyp.remarks()] == ["cls_gamma", "obj_gamma", "sampler_t"]
     path = tmp_path / "h.yaml"
     path.write_text((HYPS / "hyp.VOC.yaml").read_text() + "cls_gamma: 2\n")
     with caplog.at_level("WARNING", logger="yolov5"):
@@ -268,12 +323,121 @@ def test_settings_without_effect_are_named(tmp_path: Path, caplog: pytest.LogCap
     assert "cls_gamma: 2 has no effect" in caplog.text
 
 
+SPECIFIED = """
+    cls_loss obj_loss cls_gamma obj_gamma cls_alpha obj_alpha cls_qtarget {}_gpos {}_gneg {}_clip {}_spos {}_sneg
+    {}_vfl_weighted {}_asl_detach {}_dyn {}_attn {}_bnd {}_tversky {}_fl_norm cls_efl_scale cls_seesaw_p cls_seesaw_q
+    cls_tau cls_act dyn_mode dyn_epochs dyn_gamma attn_temp bnd_sigma hard_iou hard_iou_pow hard_dist hard_dist_tau
+    hard_dist_other hard_dens hard_dens_max tversky_a tversky_gamma cls_weights cls_weights_beta cls_weights_power
+    cls_weights_max cls_weights_norm cls_weights_mode cls_weights_start cls_weights_obj label_weights sampler sampler_t
+    sampler_reduce sampler_count sampler_len sampler_bg rare_paste rare_paste_max rare_paste_scale rare_paste_ioa album
+    album_rare album_class album_min_visibility rare_aug_p"""
+
+
+def test_every_class_balance_key_is_there_and_off() -> None:
+    keys = {key.format(head) for key in SPECIFIED.split() for head in ("cls", "obj")}
+    assert keys <= set(settings_of(Hyperparameters))
+    hyp = Hyperparameters()
+    assert not any(setting.required for key, setting in settings_of(Hyperparameters).items() if key in keys)
+    assert hyp.cls_loss is hyp.obj_loss is hyp.cls_weights is hyp.label_weights is hyp.album is hyp.album_rare is None
+    gains = [hyp[f"{head}_{key}"] for head in ("cls", "obj") for key in ("dyn", "attn", "bnd", "tversky")]
+    assert not any([*gains, hyp.hard_iou, hyp.hard_dist, hyp.hard_dens, hyp.rare_paste, hyp.rare_aug_p])
+    assert hyp.cls_fl_norm == hyp.obj_fl_norm == hyp.sampler == "none"
+    assert hyp.remarks() == hyp.expansions() == []
+
+
+# ---- composite names
+@pytest.mark.parametrize("head", ["cls", "obj"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dynamic_focal", {"{}_dyn": 1.0}),
+        ("attention_focal", {"{}_attn": 0.5}),
+        ("boundary_focal", {"{}_bnd": 1.0}),
+        ("tversky_focal", {"{}_tversky": 0.3}),
+        ("improved_focal", {"hard_iou": 0.5, "hard_dist": 0.5, "hard_dens": 0.5}),
+    ],
+)
+def test_composite_names(head: str, name: str, settings: dict[str, float]) -> None:
+    hyp = Hyperparameters.from_dict({**GOOD, f"{head}_loss": name})
+    wanted = {key.format(head): value for key, value in settings.items()}
+    assert hyp[f"{head}_loss"] == "focal"
+    assert {key: hyp[key] for key in wanted} == wanted
+    assert hyp.to_dict() == {**GOOD, f"{head}_loss": name}
+    (line,) = hyp.expansions()
+    assert line.startswith(f"{head}_loss: {name} stands for focal with ") and all(key in line for key in wanted)
+    assert hyp.remarks() == []
+
+
+def test_composite_names_survive_changes_and_copies() -> None:
+    hyp = Hyperparameters.from_dict({**GOOD, "cls_loss": "dynamic_focal", "dyn_epochs": [0.2, 0.5]})
+    for copy in (hyp.replace(mosaic=0.5), hyp.scaled(20, 3, 640), pickle.loads(pickle.dumps(hyp))):
+        assert copy.cls_loss == "focal" and copy.cls_dyn == 1.0 and copy.dyn_epochs == [0.2, 0.5]
+        assert copy.to_dict()["cls_loss"] == "dynamic_focal" and "cls_dyn" not in copy.to_dict()
+    plain = hyp.replace(cls_loss="focal")
+    assert plain.cls_loss == "focal" and plain.cls_dyn == 0.0 and plain.expansions() == []
+    assert Hyperparameters(cls_loss="improved_focal").hard_dens == 0.5
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_what_the_user_writes_beats_the_expansion(value: float) -> None:
+    hyp = Hyperparameters.from_dict({**GOOD, "cls_loss": "dynamic_focal", "cls_dyn": value})
+    assert hyp.cls_dyn == hyp.replace(mosaic=0.5).cls_dyn == value
+
+
+def test_expansion_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "h.yaml"
+    path.write_text((HYPS / "hyp.VOC.yaml").read_text() + "cls_loss: improved_focal\n")
+    with caplog.at_level("INFO", logger="yolov5"):
+        Hyperparameters.load(path)
+    assert "improved_focal stands for focal with hard_iou 0.5, hard_dist 0.5, hard_dens 0.5" in caplog.text
+
+
+# ---- augmentation pipelines
+def test_pipelines_keep_their_form() -> None:
+    album = [
+        {"RandomRotate90": 0.5},
+        {"RandomBrightnessContrast": {"brightness_limit": [0.1, 0.2], "p": "1e-1"}},
+        "Blur",
+    ]
+    hyp = Hyperparameters.from_dict({**GOOD, "album": [], "album_rare": album, "album_class": {"nut": album}})
+    assert hyp.album == [] and hyp.album_rare[0] == {"RandomRotate90": 0.5}
+    assert hyp.album_class["nut"][1]["RandomBrightnessContrast"]["p"] == 0.1
+    with pytest.raises(InputErrors, match="album_class: unknown class 'nut', did you mean 'nuts'"):
+        hyp.validate_for(["screw", "nuts"])
+    assert hyp.remarks() == ["album_rare has no effect, rare_aug_p is 0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"obj_gpos": 1.0, "obj_loss": "focal"}, ["obj_gpos", "obj_loss: focal"]),
+        ({"cls_alpha": 0.25, "cls_loss": "asl"}, ["cls_alpha", "cls_loss: asl"]),
+        ({"cls_tau": 0.5}, ["cls_tau", "without cls_loss"]),
+        ({"dyn_gamma": 2.0}, ["dyn_gamma", "cls_dyn and obj_dyn are off"]),
+        ({"bnd_sigma": 2.0}, ["bnd_sigma", "cls_bnd and obj_bnd are off"]),
+        ({"rare_paste_max": 2}, ["rare_paste_max", "rare_paste is off"]),
+        ({"cls_loss": "logit_adjust", "cls_weights": "inverse"}, ["logit_adjust", "cls_weights"]),
+    ],
+)
+def test_remarks(changes: dict[str, Any], words: list[str]) -> None:
+    (line,) = Hyperparameters.from_dict({**GOOD, **changes}).remarks()
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("name", ["focal", "qfocal", "asl", "biscale", "varifocal", "bceblur", "tversky_focal"])
+def test_parameters_that_are_read_raise_no_remark(name: str) -> None:
+    parameters = LOSS_PARAMETERS[base_loss(name)]
+    changes = {f"cls_{key}": value for key, value in parameters.items()}
+    assert Hyperparameters.from_dict({**GOOD, "cls_loss": name, **changes}).remarks() == []
+    assert loss_parameters({"cls_loss": name}, "cls") == parameters
+
+
 def test_table_is_complete() -> None:
     settings = settings_of(Hyperparameters)
     assert set(settings) == {f.name for f in dataclasses.fields(Hyperparameters)}
     for name, setting in settings.items():
         assert setting.meaning and setting.accepts(setting.default), name
-        assert not setting.needs or setting.needs in settings
+        assert isinstance(setting.needs, tuple) and set(setting.needs) <= set(settings), name
     for name, (scale, low, high) in evolution_bounds().items():
         assert scale >= 0 and low < high
         assert settings[name].accepts((low + high) / 2)

@@ -151,7 +151,7 @@ def test_any_chain_of_kills_gives_the_file_of_an_undisturbed_run(tmp_path_factor
 def test_another_header_is_refused_and_left_alone(tmp_path):
     text = "epoch,train/loss\n0,1\n"
     (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(InputError, match=r"results.csv: its header is 'epoch,train/loss', expected 'epoch,train/box"):
+    with pytest.raises(InputError, match=r"results.csv: its header lacks train/box_loss.*has train/loss, expected ep"):
         _run(tmp_path, [], first=1)
     assert (tmp_path / "results.csv").read_text() == text
 
@@ -230,11 +230,51 @@ def test_per_class_rows_follow_the_same_rules(tmp_path):
     _epoch(log, 1, {**table, "ap": [float("nan"), 0.5, 0.5]})
     with (tmp_path / "per_class.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["epoch", "class", "images", "instances", "P", "R", "AP50", "AP", "weight"]
+    columns = ["epoch", "class", "images", "instances", "P", "R", "AP50", "AP", "weight", "drawn", "loss_share"]
+    assert rows[0] == columns
     assert [row[0] for row in rows[1:]] == ["0", "0", "0", "1", "1", "1"]
-    assert rows[2] == ["0", "bolt, long", "4", "5", "", "", "0.25", "0.125", ""]
-    assert rows[4][6:] == ["0.9", "", ""]
-    assert rows[6] == ["1", "nut/M6", "0", "0", "", "", "", "0.5", ""]
+    assert rows[2] == ["0", "bolt, long", "4", "5", "", "", "0.25", "0.125", "", "", ""]
+    assert rows[4][6:] == ["0.9", "", "", "", ""]
+    assert rows[6] == ["1", "nut/M6", "0", "0", "", "", "", "0.5", "", "", ""]
+
+
+def test_what_training_did_per_class_is_written(tmp_path, events):
+    table = {"ap": {0: 0.5}, "p": {0: 0.25}, "drawn": np.array([7, 3, 1]), "weight": torch.tensor([1.0, 2.5, 1.0])}
+    log = RunLogger(tmp_path, names=NAMES)
+    _epoch(log, 0, {**table, "loss_share": torch.tensor([0.75, 0.25, float("nan")])})
+    _epoch(log, 1, {"drawn": [7, 3, 1]})  # an epoch without validation
+    log.close()
+    with (tmp_path / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["drawn"] for row in rows] == ["7", "3", "1"] * 2
+    assert [row["weight"] for row in rows] == ["1", "2.5", "1", "", "", ""]
+    assert [row["loss_share"] for row in rows[:3]] == ["0.75", "0.25", ""]
+    shown = events(tmp_path)
+    tags = {tag for tag in shown.Tags()["scalars"] if tag.startswith("per_class")}
+    kinds = {kind: {tag.rpartition("/")[2] for tag in tags if f"/{kind}/" in tag} for kind in ("P", "weight", "drawn")}
+    assert kinds == {
+        "P": {"screw"},
+        "weight": set(class_tags(NAMES).values()),
+        "drawn": set(class_tags(NAMES).values()),
+    }
+    assert [e.value for e in shown.Scalars("per_class/drawn/screw")] == [7, 7]
+    layout = shown.Tensors("custom_scalars__config__")  # all classes of a measure in one chart
+    assert len(layout) == 1 and b"per_class/AP50/.*" in layout[0].tensor_proto.string_val[0]
+
+
+def test_an_unknown_column_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="unknown wieght, known are images, "):
+        _epoch(RunLogger(tmp_path, names=NAMES, tensorboard=False), 0, {"wieght": [1, 1, 1]})
+
+
+def test_a_per_class_file_of_an_older_version_is_refused_and_kept(tmp_path):
+    text = "epoch,class,images,instances,P,R,AP50,AP,weight\n0,screw,1,1,0,0,0,0,\n"
+    (tmp_path / "per_class.csv").write_text(text)
+    with pytest.raises(
+        InputError, match=r"per_class.csv: its header lacks drawn, loss_share, expected epoch.*rename it"
+    ):
+        RunLogger(tmp_path, names=NAMES, tensorboard=False, resume_epoch=1)
+    assert (tmp_path / "per_class.csv").read_text() == text
 
 
 def test_an_old_per_class_file_is_cut_even_when_no_class_follows(tmp_path):

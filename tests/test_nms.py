@@ -137,3 +137,49 @@ def test_golden_rows(golden, golden_inputs) -> None:
         assert [len(g) for g in got] == case["counts"], name
         for i, rows in enumerate(got):
             np.testing.assert_allclose(rows, arrays[f"{name}/{i}"], atol=1e-4, err_msg=name)
+
+
+# Thresholds by class --------------------------------------------------------------------------------------------------
+
+
+def _filtered(detections: list[torch.Tensor], limits: torch.Tensor) -> list[torch.Tensor]:
+    return [d[d[:, 4] > limits[d[:, 5].long()]] for d in detections]
+
+
+@pytest.mark.parametrize("multi_label", [False, True], ids=["one label", "many labels"])
+def test_class_thresholds_equal_filtering_what_was_found(multi_label) -> None:
+    """Only a box of its own class suppresses a box, and one that is better, so the order of the two does not matter."""
+    prediction, limits = _random_prediction(), torch.tensor([0.3, 0.6, 0.1])
+    every = non_max_suppression(prediction, 0.1, 0.45, multi_label=multi_label)
+    found = non_max_suppression(prediction, 0.9, 0.45, multi_label=multi_label, class_thres=limits)
+    wanted = _filtered(every, limits)
+    assert [len(w) for w in wanted] != [len(e) for e in every]
+    for f, w in zip(found, wanted, strict=True):
+        assert torch.equal(f, w)
+
+
+def test_equal_class_thresholds_are_one_threshold() -> None:
+    prediction = _random_prediction()
+    for multi_label in (False, True):
+        plain = non_max_suppression(prediction, 0.25, 0.45, multi_label=multi_label)
+        by_class = non_max_suppression(
+            prediction, 0.7, 0.45, multi_label=multi_label, class_thres=torch.full((3,), 0.25)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(plain, by_class, strict=True))
+
+
+def test_a_box_below_its_class_threshold_suppresses_nothing() -> None:
+    """Two boxes on one place, class 0 at .8 and class 1 at .5, without regard to class: with .9 for class 0 the second
+    one is found."""
+    box = [50.0, 50, 20, 20, 1.0]
+    prediction = torch.tensor([[[*box, 0.8, 0.0], [*box, 0.0, 0.5]]])
+    (found,) = non_max_suppression(prediction, agnostic=True)
+    assert found[:, 5].tolist() == [0]
+    (found,) = non_max_suppression(prediction, agnostic=True, class_thres=torch.tensor([0.9, 0.25]))
+    assert found[:, 5].tolist() == [1]
+
+
+@pytest.mark.parametrize("limits", [[0.1, 0.2], [[0.1, 0.2, 0.3]], [0.1, 0.2, 1.1], [0.1, 0.2, float("nan")]])
+def test_class_thresholds_that_do_not_fit_are_refused(limits) -> None:
+    with pytest.raises(InputError, match="class_thres"):
+        non_max_suppression(_random_prediction(), class_thres=torch.tensor(limits))

@@ -177,6 +177,14 @@ def test_set_order_takes_effect_at_once():
     sampler = EpochBatchSampler(sequential_order_of(6), 4)
     sampler.set_order(lambda e: np.array([5, 5]))
     assert [d.index for d in next(iter(sampler))] == [5, 5] and len(sampler) == 1
+    assert sampler.indices.tolist() == [5, 5]
+
+
+def test_indices_are_those_of_the_epoch_on_every_rank():
+    for rank in range(3):
+        sampler = EpochBatchSampler(lambda e: shuffled_order(7, 0, e), 6, rank, 3)
+        sampler.set_epoch(2)
+        assert sampler.indices.tolist() == shuffled_order(7, 0, 2).tolist()
 
 
 def sequential_order_of(n: int):

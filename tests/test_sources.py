@@ -47,6 +47,9 @@ def names(files):
     [
         ("0", "streams"),
         ("cams.streams", "streams"),
+        ("007", "streams"),
+        ("½", "files"),  # a numeric character, and no number
+        ("²", "files"),
         ("rtsp://host/live", "streams"),
         ("https://host/live", "streams"),
         ("HTTP://host/a.jpg", "files"),
@@ -173,7 +176,7 @@ def test_junk_is_skipped_and_reported(tmp_path, caplog):
     assert [p.rsplit("/", 1)[-1] for p, *_ in loader if "thin" not in p] == ["0.jpg", "1.jpg", "2.jpg"]
     skipped = {path.rsplit("/", 1)[-1] for path, _ in loader.problems}
     assert {"1a.png", "empty.jpg", "broken.mp4"} <= skipped
-    assert all(reason and "\n" not in reason for _, reason in loader.problems)
+    assert all(reason and "\n" not in reason and path not in reason for path, reason in loader.problems)
 
 
 def test_inputs_stay_as_they_are(tmp_path):

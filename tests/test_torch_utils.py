@@ -72,21 +72,77 @@ def test_devices_that_are_not_there(device: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Four CUDA devices that are not there; the list takes those made current."""
+
     class Facts:
         name, total_memory = "Test", 2**30
 
+    made_current: list[int] = []
     monkeypatch.setattr(tu, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Facts)
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    return made_current
+
+
+def test_several_devices(four_gpus: list[int]) -> None:
     environment = dict(os.environ)
     assert tu.select_device("2,3", batch_size=4) == torch.device("cuda:2")
     assert tu.select_device("cuda:1") == torch.device("cuda:1")
     assert tu.select_device("") == tu.select_device("cuda") == torch.device("cuda:0")
+    assert four_gpus == [2, 1, 0, 0]  # figures of "the current device" are those of the chosen one
     with pytest.raises(InputError, match="multiple of the 2 devices"):
         tu.select_device("2,3", batch_size=5)
     with pytest.raises(InputError, match="0 to 3"):
         tu.select_device("4")
     assert dict(os.environ) == environment
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "expected"),
+    [("2,3", 0, 2), ("2,3", 1, 3), ("3,1", 0, 3), ("", 0, 0), ("", 3, 3), ("0", 0, 0)],
+)
+def test_torchrun_gives_each_process_its_own_of_the_listed_devices(
+    monkeypatch: pytest.MonkeyPatch, four_gpus: list[int], asked: str, local_rank: int, expected: int
+) -> None:
+    monkeypatch.setattr(tu, "LOCAL_RANK", local_rank)
+    assert tu.select_device(asked, batch_size=6) == torch.device("cuda", expected)
+    assert four_gpus == [expected]
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "said"), [("2,3", 2, "names 2"), ("0", 1, "names 1"), ("", 4, "4 are")]
+)
+def test_torchrun_with_more_processes_than_devices(
+    monkeypatch: pytest.MonkeyPatch, four_gpus: list[int], asked: str, local_rank: int, said: str
+) -> None:
+    monkeypatch.setattr(tu, "LOCAL_RANK", local_rank)
+    with pytest.raises(InputError, match=f"local rank {local_rank}, but of CUDA devices .*{said}"):
+        tu.select_device(asked)
+    assert not four_gpus
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_loaded_optimizer_state_has_its_parameters_memory_layout(name: str) -> None:
+    """Checkpoints hold plain tensors; CUDA's fused kernels refuse a state whose strides are not the weight's."""
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = tu.smart_optimizer(model, name, lr=0.01)
+    model(torch.ones(1, 3, 5, 5).contiguous(memory_format=torch.channels_last)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    plain = {
+        key: {k: v.contiguous() if isinstance(v, torch.Tensor) else v for k, v in entry.items()}
+        for key, entry in state["state"].items()
+    }
+    tu.load_optimizer_state(optimizer, {**state, "state": plain})
+    for parameter in model.parameters():
+        for key, value in optimizer.state[parameter].items():
+            if value.dim():
+                assert value.stride() == parameter.stride(), key
+                assert not value.requires_grad
+    weight = next(iter(plain.values()))
+    assert any(torch.equal(value, v) for value in optimizer.state[model.bias].values() for v in weight.values())
 
 
 @pytest.mark.parametrize("model_name", ["yolov5n", "yolov5s", "yolov5s-transformer", "yolov5n-seg"])

@@ -63,6 +63,7 @@ def test_a_run_writes_every_file_of_the_contract(tiny_data, tmp_path):
         "opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "labels_correlogram.jpg",
         "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg",
         "confusion_matrix.png", "F1_curve.png", "PR_curve.png", "P_curve.png", "R_curve.png", "per_class.csv",
+        "thresholds.yaml",
     }  # fmt: skip
     found = {path.name for path in folder.iterdir()}
     assert expected <= found, expected - found

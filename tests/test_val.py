@@ -274,6 +274,7 @@ def test_all_outputs(tiny_data, tiny_weights) -> None:
     folder = tiny_data.parent / "runs" / "exp"
     expected = {f"{name}_curve.png" for name in ("F1", "P", "R", "PR")} | {
         "confusion_matrix.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "labels", "tiny_predictions.json",
+        "thresholds.yaml",
     }  # fmt: skip
     assert {p.name for p in folder.iterdir()} == expected
     rows = json.loads((folder / "tiny_predictions.json").read_text())
@@ -289,7 +290,7 @@ def test_run_folders_count_up_and_can_be_without_pictures(tiny_data, tiny_weight
     _run(tiny_data, tiny_weights, plots=False, task="train", name="t")
     _run(tiny_data, tiny_weights, plots=False, task="speed", name="t", exist_ok=True)
     assert sorted(p.name for p in (tiny_data.parent / "runs").iterdir()) == ["exp", "exp2", "t"]
-    assert not any((tiny_data.parent / "runs" / "exp2").iterdir())
+    assert [p.name for p in (tiny_data.parent / "runs" / "exp2").iterdir()] == ["thresholds.yaml"]
 
 
 def test_only_background(tiny_data, tiny_weights, caplog, monkeypatch) -> None:
@@ -390,3 +391,79 @@ def test_golden_coco128(size, shared, golden, tmp_path) -> None:
         assert got == pytest.approx([c[k] for k in ("P", "R", "mAP50", "mAP50_95")], abs=tolerance), c["name"]
         assert result.instances[c["class"]] == c["instances"]
     assert result.curves.ap[:, 5].mean() == pytest.approx(facts["mAP75"], abs=0.003)
+
+
+# Thresholds by class --------------------------------------------------------------------------------------------------
+
+
+def test_thresholds_are_those_of_the_best_f1() -> None:
+    """Class 0 is found right at .9 and .7, class 1 at .8; class 2 never."""
+    result = _evaluate([[0.9, 0.8, 0.7], [0.0]])
+    assert result.classes.tolist() == [0, 1, 2]
+    assert result.class_thres.tolist()[:2] == [0.699, 0.799]
+    assert np.isnan(result.class_thres[2])
+
+
+def test_class_thresholds_drop_detections() -> None:
+    """Class 0 keeps one of its two: precision 1 up to recall .5, then falling to 0 at 1, area .75."""
+    thresholds = torch.tensor([0.8, 0.9, 0.5])
+    result = _evaluate([[0.9, 0.8, 0.7], [0.6]], class_thres=thresholds, conf_thres=0.95)
+    assert result.class_ap50.tolist() == pytest.approx([0.75, 0, 0.995], abs=1e-3)
+
+
+def test_statistics_of_training_join_the_columns() -> None:
+    balance = type("Balance", (), {"weights": np.ones(3)})
+    stats = {"weight": np.array([1, 2, 3]), "drawn": np.array([5, 6, 7]), "loss_share": torch.tensor([0.5, 0.3, 0.2])}
+    columns = _evaluate().per_class(balance, stats)
+    assert list(columns["weight"]) == [1, 2, 3] and list(columns["drawn"]) == [5, 6, 7]
+    assert set(columns) == {"images", "instances", "p", "r", "ap50", "ap", "weight", "drawn", "loss_share"}
+
+
+def test_thresholds_file_of_a_run_goes_back_in(tiny_data, tiny_weights) -> None:
+    _run(tiny_data, tiny_weights, plots=False, conf_thres=0.0)
+    path = tiny_data.parent / "runs" / "exp" / "thresholds.yaml"
+    head = path.read_text().splitlines()[1]
+    for part in (str(path.parent), f"weights {tiny_weights}", f"data {tiny_data} (val)", "4 images"):
+        assert part in head
+    _run(tiny_data, tiny_weights, plots=False, class_thres=str(path))
+    _run(tiny_data, tiny_weights, plots=False, task="speed", name="speed")
+    assert not any((tiny_data.parent / "runs" / "speed").iterdir())
+    _run(tiny_data, tiny_weights, plots=False, single_cls=True, name="single")
+    assert not any((tiny_data.parent / "runs" / "single").iterdir())
+
+
+def test_training_names_its_thresholds_file(tmp_path) -> None:
+    facts = {"nc": 3, "names": NAMES, "path": "data/parts"}
+    val.run(
+        facts, model=FakeModel(BATCHES, SURE), dataloader=_loader(BATCHES), plots=False, save_dir=tmp_path / "run",
+        thresholds_file=tmp_path / "thresholds.yaml",
+    )  # fmt: skip
+    lines = (tmp_path / "thresholds.yaml").read_text().splitlines()
+    assert f"From {tmp_path}/run, data data/parts (val), 4 images" in lines[1]
+    assert lines[2:] == ["cat: 0.699", "dog: 0.799", "cow: 0.599"]
+
+
+def test_class_thresholds_and_adjustment_of_a_given_model() -> None:
+    facts = {"nc": 3, "names": NAMES}
+    model = FakeModel(BATCHES, SURE)
+    model.class_weights = torch.tensor([1.0, 2.0, 3.0])
+    results, *_ = val.run(
+        facts, model=model, dataloader=_loader(BATCHES), plots=False, class_thres={"cow": 0.9}, cls_tau=1.0
+    )
+    assert results[2] == pytest.approx(0.995 * 2 / 3, abs=1e-6)
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"class_thres": "green=2"}, "--class-thres: green is 2.0, allowed are 0.0 to 1.0"),
+        ({"class_thres": "grren=0.2"}, "unknown class 'grren', did you mean 'green'?"),
+        ({"cls_tau": -1.0}, "--cls-tau is -1.0, allowed are 0.0 (off) to 2.0"),
+    ],
+)
+def test_refused_before_the_run_folder(options, words, tiny_data, tiny_weights) -> None:
+    with pytest.raises(InputError) as error:
+        _run(tiny_data, tiny_weights, **options)
+    assert words in str(error.value)
+    assert not (tiny_data.parent / "runs").exists()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils.logs import LOGGER, colorstr
-from utils.training.amp import smart_amp_autocast
+from utils.torch_utils import smart_amp_autocast
 
 PROBES = (1, 2, 4, 8, 16)
 LARGEST = 1024

@@ -20,16 +20,17 @@ import torch
 from torch import nn
 
 from utils.checkpoints.classes import Builder, refused_paths, safe_globals
-from utils.checkpoints.layouts import adapt_model
+from utils.checkpoints.layouts import adapt_model, set_class_activation
 from utils.checkpoints.model_copy import half_copy, plain_copy
 from utils.checkpoints.rng_state import capture_rng, restore_rng
 from utils.checkpoints.scan import PASS_CLASS, Damaged, Refused, scan_file
 from utils.errors import InputError, MissingFileError, WorkError
 from utils.logs import LOGGER
+from utils.paths import sync_folder
 
 __all__ = [
     "build_checkpoint", "capture_rng", "load_checkpoint", "load_model", "load_resume", "pickled_globals", "restore_rng",
-    "save_checkpoint", "strip_optimizer",
+    "save_checkpoint", "set_class_activation", "strip_optimizer",
 ]  # fmt: skip
 
 MODEL_KEYS = ("model", "ema")
@@ -117,8 +118,13 @@ def _one_line_errors(path: Path) -> Iterator[None]:
 
 
 def _offer_previous(path: Path) -> str:
-    previous = previous_path(path)
-    return f"; the checkpoint saved before it is {previous}" if previous.is_file() else ""
+    """Name a whole checkpoint in place of a damaged one, '' without one: the file before it, or its run's best.pt."""
+    for place, what in ((previous_path(path), "the checkpoint saved before it"), (path.with_name("best.pt"), "whole")):
+        if place.is_file() and place != path:
+            with contextlib.suppress(Damaged, OSError, *_UNREADABLE):
+                scan_file(place)
+                return f"; {what} is {place}"
+    return ""
 
 
 def _as_checkpoint(content: Any) -> dict[str, Any]:
@@ -180,6 +186,7 @@ def _network_from_state(
             f"{_shape(state.get(differing[0]))}, expected {_shape(expected.get(differing[0]))}"
         )
     network.load_state_dict(state)
+    set_class_activation(network.model[-1], checkpoint.get("hyp") or options.get("hyp"))
     if names:
         network.names = dict(names) if isinstance(names, dict) else dict(enumerate(names))
     return network
@@ -294,7 +301,7 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any], keep_previous: b
         if keep_previous and path.exists():
             _keep_previous(path)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or _cause_of(error)
         kept = "the file saved before is unchanged" if path.exists() else "nothing was written"
@@ -323,17 +330,6 @@ def _keep_previous(path: Path) -> None:
     except OSError:  # a file system without hard links
         staged.write_bytes(path.read_bytes())
     os.replace(staged, previous_path(path))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_finite(path: Path, contents: dict[str, Any]) -> None:

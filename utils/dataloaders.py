@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -94,8 +95,8 @@ def seed_worker(worker_id: int) -> None:
 class InfiniteDataLoader(DataLoader):
     """A DataLoader whose workers live across epochs and which leaves torch's global random numbers alone.
 
-    Workers are forked, so that images cached in memory are shared. When a worker dies or hangs, workers are started
-    anew once per epoch and the epoch goes on with the batch that was missing.
+    On Linux workers are forked, so that images cached in memory are shared. When a worker dies or hangs, workers are
+    started anew once per epoch and the epoch goes on with the batch that was missing.
 
     Args:
         args: as for DataLoader.
@@ -110,7 +111,7 @@ class InfiniteDataLoader(DataLoader):
             kwargs.setdefault("persistent_workers", True)
             kwargs.setdefault("worker_init_fn", seed_worker)
             kwargs.setdefault("timeout", _POLL_SECONDS)
-            if "fork" in multiprocessing.get_all_start_methods():
+            if sys.platform.startswith("linux"):  # macOS has fork, but its frameworks crash in forked processes
                 kwargs.setdefault("multiprocessing_context", "fork")
         super().__init__(*args, **kwargs)
 
@@ -235,6 +236,7 @@ def create_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)
     *,
     nc: int | None = None,
     require_labels: bool | None = None,
+    names: Mapping[int, str] | Sequence[str] | None = None,
 ) -> tuple[InfiniteDataLoader, LoadImagesAndLabels]:
     """Build the data set and its loader.
 
@@ -259,6 +261,7 @@ def create_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)
         shuffle: draw a new order each epoch.
         seed: the run's seed.
         nc: number of classes to check labels against.
+        names: class names, by which ``album_class`` of ``hyp`` names its classes.
         require_labels: refuse a set without any labelled object (by default when augmenting).
     """
     if rect and shuffle:
@@ -267,7 +270,7 @@ def create_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)
     world = _world_size() if rank != -1 else 1
     dataset = LoadImagesAndLabels(
         path, imgsz, batch_size * world, augment, hyp, rect, image_weights, cache, single_cls, int(stride), pad,
-        prefix=prefix, rank=rank, seed=seed, nc=nc, require_labels=require_labels,
+        prefix=prefix, rank=rank, seed=seed, nc=nc, require_labels=require_labels, names=names,
     )  # fmt: skip
     n = len(dataset)
 
@@ -297,7 +300,7 @@ def _worker_count(asked: int, batch_size: int) -> int:
     if asked < 0:
         raise InputError(f"workers: {asked} found, allowed are 0 and more")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cpus // max(torch.cuda.device_count(), 1))
+    share = max(1, cpus // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1))  # as torchrun sets it
     return min(asked, share, batch_size if batch_size > 1 else 0)
 
 

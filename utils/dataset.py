@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from utils.augmentations import (
     Albumentations,
+    LetterboxFit,
     augment_hsv,
     choose_pastes,
     draw_warp,
@@ -22,12 +23,15 @@ from utils.augmentations import (
     mixup,
     warp_labels,
 )
+from utils.balance.image_changes import ImageChanges, build_albums, build_image_changes, name_table
 from utils.balance.samplers import Draw, draw_partners, partner_weights
-from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
+from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.data.collate import Sample, SampleList, collate, collate_quad, new_batch
 from utils.data.image_store import ImageStore
-from utils.data.mosaic import Tile, paste_polygons, place_tiles, render
+from utils.data.mosaic import Tile, canvas_labels, paste_polygons, place_tiles, render
+from utils.data.training_image import SampleRandomness, TrainingImage
 from utils.errors import InputError
+from utils.logs import LOGGER
 from utils.rng import Stream, make_rng
 
 if TYPE_CHECKING:
@@ -81,10 +85,12 @@ class LoadImagesAndLabels(Dataset):
         rank: process number; only -1 and 0 show progress.
         seed: the run's seed, from which all randomness of a Draw follows.
         nc: number of classes to check labels against (not under ``single_cls``), None to skip the check.
+        names: class names, by which ``album_class`` names its classes; without them it goes by number.
         require_labels: refuse a set without any labelled object (by default when augmenting).
 
     Raises:
-        InputError: no images, no labels although required, or labels that the data set's classes do not allow.
+        InputError: no images, no labels although required, labels that the data set's classes do not allow, or
+            pipelines (``album`` …) that Albumentations does not.
     """
 
     cache_version = 0.6
@@ -110,6 +116,7 @@ class LoadImagesAndLabels(Dataset):
         *,
         nc: int | None = None,
         require_labels: bool | None = None,
+        names: Mapping[int, str] | Sequence[str] | None = None,
     ):
         if augment and hyp is None:
             raise ValueError("hyp: the augmentation settings are needed when augment is on")
@@ -123,7 +130,9 @@ class LoadImagesAndLabels(Dataset):
         self.mosaic_border = [-img_size // 2, -img_size // 2]
         self.stride = stride
         self.seed = seed
-        self.albumentations = Albumentations(size=img_size) if augment else None
+        upstream_effects = augment and hyp.get("album") is None
+        self.albumentations = Albumentations(size=img_size) if upstream_effects else None
+        albums = build_albums(hyp, name_table(names), img_size) if augment else None
         self._accesses = 0
         required = augment if require_labels is None else require_labels
         self._read_labels(path, None if single_cls else nc, required, prefix)
@@ -140,6 +149,12 @@ class LoadImagesAndLabels(Dataset):
         self.images = ImageStore(self.im_files, self.shapes, img_size, augment)
         self.im_hw0, self.im_hw = self.images.original_hw, self.images.hw
         self.images.cache(cache_images, prefix, rank in {-1, 0})
+        self.changes: ImageChanges | None = None
+        if albums is not None:
+            self.changes = build_image_changes(hyp, albums, self.labels, self.segments, self.images, nc)
+        if self.changes is not None and rank in {-1, 0}:
+            for line in self.changes.describe(name_table(names)):
+                LOGGER.info(f"{prefix}{line}")
 
     # Setting up --------------------------------------------------------------------------------------------------
 
@@ -262,18 +277,18 @@ class LoadImagesAndLabels(Dataset):
         heights_widths = {self._out_shape(i) for i, _ in resolved}
         if len(heights_widths) == 1:
             samples.images = new_batch(len(resolved), *heights_widths.pop())
-        for k, (i, rng) in enumerate(resolved):
-            samples.append(self._sample(i, rng, None if samples.images is None else samples.images[k]))
+        for k, (i, randomness) in enumerate(resolved):
+            samples.append(self._sample(i, randomness, None if samples.images is None else samples.images[k]))
         if isinstance(draws[0], Draw):
             samples.rng = make_rng(self.seed, draws[0].epoch, draws[0].position, Stream.QUAD)
         return samples
 
-    def _resolve(self, index: int | Draw) -> tuple[int, np.random.Generator]:
+    def _resolve(self, index: int | Draw) -> tuple[int, SampleRandomness]:
         if isinstance(index, Draw):
-            return index.index, make_rng(self.seed, index.epoch, index.position)
+            return index.index, SampleRandomness(self.seed, index.epoch, index.position)
         i = int(self.indices[index])
         self._accesses += 1
-        return i, make_rng(torch.initial_seed() & (2**64 - 1), self._accesses, i)
+        return i, SampleRandomness(torch.initial_seed() & (2**64 - 1), self._accesses, i)
 
     def _out_shape(self, i: int) -> tuple[int, int]:
         if self.rect:
@@ -281,18 +296,18 @@ class LoadImagesAndLabels(Dataset):
             return h, w
         return self.img_size, self.img_size
 
-    def _sample(self, i: int, rng: np.random.Generator, out: torch.Tensor | None) -> Sample:
+    def _sample(self, i: int, randomness: SampleRandomness, out: torch.Tensor | None) -> Sample:
         """Make sample i, its image written into ``out`` (3, h, w) where given."""
         h, w = self._out_shape(i)
         out = torch.empty((3, h, w), dtype=torch.uint8) if out is None else out
         if self.augment:
-            view, shapes = self._augmented(i, rng)
+            view, shapes = self._augmented(i, randomness)
             labels = _normalised(view.labels, w, h)
-            labels = self._finish(view.image, labels, rng, out.numpy())
+            labels = self._finish(view.image, labels, randomness.sample, out.numpy())
         else:
             rows, shapes = self._plain(i, out.numpy())
             labels = _normalised(rows, w, h)
-        targets = torch.zeros((len(labels), 6))
+        targets = torch.zeros((len(labels), labels.shape[1] + 1))
         targets[:, 1:] = torch.from_numpy(labels)
         return out, targets, self.im_files[i], shapes
 
@@ -305,40 +320,45 @@ class LoadImagesAndLabels(Dataset):
         out.fill(114)
         top, left = fit.border[0], fit.border[2]
         write_planes(out[:, top : top + fit.size[1], left : left + fit.size[0]], im)
-        return self._letterboxed_labels(i, fit.ratio, fit.pad), _shapes(hw0, hw, fit.pad)
+        return _letterboxed(self.labels[i], hw, fit), _shapes(hw0, hw, fit.pad)
 
-    def _letterboxed_labels(self, i: int, ratio: tuple[float, float], pad: tuple[float, float]) -> np.ndarray:
+    def training_image(self, i: int, randomness: SampleRandomness) -> TrainingImage:
+        """Return image i with what the hyp file does to single images: rare objects pasted in, pipelines run."""
         h, w = self.im_hw[i].tolist()
-        rows = self.labels[i].copy()
-        rows[:, 1:] = xywhn2xyxy(rows[:, 1:], ratio[0] * w, ratio[1] * h, *pad)
-        return rows
+        rows = self.labels[i]
+        image = TrainingImage((h, w), rows, self.segments[i], lambda: self.load_image(i)[0], np.zeros(len(rows), bool))
+        return image if self.changes is None else self.changes(i, image, randomness)
 
-    def _augmented(self, i: int, rng: np.random.Generator) -> tuple[View, Any]:
+    def _augmented(self, i: int, randomness: SampleRandomness) -> tuple[View, Any]:
         """Return image i in a mosaic, perhaps mixed with a second one, or alone; and its shapes."""
+        rng = randomness.sample
         if not (self.mosaic and rng.random() < self.hyp["mosaic"]):
-            return self._alone(i, rng)
-        view = self._mosaic(i, rng, "view")
+            return self._alone(i, randomness)
+        view = self._mosaic(i, randomness, "view")
         if rng.random() < self.hyp["mixup"]:
-            other = self._mosaic(self._partners(i, 1, rng)[0], rng, "other")
+            other = self._mosaic(self._partners(i, 1, rng)[0], randomness, "other")
             view = View(*mixup(*view, *other, rng=rng))
         return view, None
 
-    def _alone(self, i: int, rng: np.random.Generator) -> tuple[View, Any]:
+    def _alone(self, i: int, randomness: SampleRandomness) -> tuple[View, Any]:
         """Letterbox and warp image i in one step."""
         h, w = self._out_shape(i)
+        image = self.training_image(i, randomness)
         hw0, hw = tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+        if image.hw != hw:
+            hw0 = hw = image.hw
         fit = fit_letterbox(hw, (h, w), False, False, True, self.stride)
-        warp = self._draw_warp(rng, (w, h), (w, h))
+        warp = self._draw_warp(randomness.sample, (w, h), (w, h))
         (top, _, left, _), (width, height) = fit.border, fit.size
         tile = Tile((left, top, left + width, top + height), (0, 0))
 
         def load(_: int) -> np.ndarray:
-            im = self.load_image(i)[0]
+            im = image.load()
             return im if im.shape[1::-1] == fit.size else cv2.resize(im, fit.size, interpolation=cv2.INTER_LINEAR)
 
         out = buffer((h, w, 3), "view")
         render(out, [tile], load, warp.matrix)
-        labels = warp_labels(self._letterboxed_labels(i, fit.ratio, fit.pad), [], warp, (w, h))
+        labels = warp_labels(_letterboxed(image.labels, hw, fit), [], warp, (w, h))
         return View(out, labels), _shapes(hw0, hw, fit.pad)
 
     def _partners(self, i: int, count: int, rng: np.random.Generator) -> list[int]:
@@ -352,18 +372,17 @@ class LoadImagesAndLabels(Dataset):
 
     def load_mosaic(self, index: int, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return a mosaic around image ``index``, warped: image (s, s, 3) BGR and labels (n, 5) class, xyxy pixels."""
-        rng = np.random.default_rng() if rng is None else rng
-        view = self._mosaic(index, rng, "view")
+        view = self._mosaic(index, SampleRandomness.unseeded(rng), "view")
         return view.image.copy(), view.labels
 
-    def _mosaic(self, i: int, rng: np.random.Generator, slot: str) -> View:
+    def _mosaic(self, i: int, randomness: SampleRandomness, slot: str) -> View:
         """Compose image i and three partners on a canvas of twice the size, and warp its middle."""
-        s = self.img_size
-        canvas = 2 * s
+        canvas, rng = 2 * self.img_size, randomness.sample
         cy, cx = (int(rng.uniform(-border, canvas + border)) for border in self.mosaic_border)
         members = rng.permutation([i, *self._partners(i, _PARTNERS, rng)]).tolist()
-        tiles = place_tiles([tuple(self.im_hw[k].tolist()) for k in members], (cx, cy), canvas)
-        labels, segments = self._canvas_labels(members, tiles, canvas)
+        images = [self.training_image(k, randomness) for k in members]
+        tiles = place_tiles([image.hw for image in images], (cx, cy), canvas)
+        labels, segments = canvas_labels(images, tiles, canvas)
         chosen = choose_pastes(labels, segments, canvas, self.hyp["copy_paste"], rng)
         out_wh = canvas + 2 * self.mosaic_border[1], canvas + 2 * self.mosaic_border[0]
         warp = self._draw_warp(rng, (canvas, canvas), out_wh)
@@ -371,7 +390,7 @@ class LoadImagesAndLabels(Dataset):
 
         def load(k: int) -> np.ndarray:
             if k not in loaded:
-                loaded[k] = self.load_image(members[k])[0]
+                loaded[k] = images[k].load()
             return loaded[k]
 
         out = buffer((out_wh[1], out_wh[0], 3), slot)
@@ -381,23 +400,11 @@ class LoadImagesAndLabels(Dataset):
             labels, segments = mirrored_labels(labels, segments, chosen, canvas)
         return View(out, warp_labels(labels, segments, warp, out_wh))
 
-    def _canvas_labels(self, members: list[int], tiles: list[Tile], canvas: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the labels (n, 5) class, xyxy and outlines of all tiles in canvas pixels, clipped to the canvas."""
-        rows, segments = [], []
-        for k, tile in zip(members, tiles, strict=True):
-            h, w = self.im_hw[k].tolist()
-            part = self.labels[k].copy()
-            part[:, 1:] = xywhn2xyxy(part[:, 1:], w, h, *tile.offset)
-            rows.append(part)
-            segments += [xyn2xy(outline, w, h, *tile.offset).clip(0, canvas) for outline in self.segments[k]]
-        labels = np.concatenate(rows, 0)
-        np.clip(labels[:, 1:], 0, canvas, out=labels[:, 1:])
-        return labels, segments
-
     def _finish(self, im: np.ndarray, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
         """Apply pixel effects, colour and flips, and write the planes; labels (n, 5) class, normalised xywh."""
         hyp = self.hyp
-        im, labels = self.albumentations(im, labels, rng=rng)
+        if self.albumentations is not None:
+            im, labels = self.albumentations(im, labels, rng=rng)
         augment_hsv(im, hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"], rng=rng, scratch=buffer(im.shape, "hsv"))
         upside_down = rng.random() < hyp["flipud"]
         mirror = rng.random() < hyp["fliplr"]
@@ -415,6 +422,13 @@ class LoadImagesAndLabels(Dataset):
 
     collate_fn = staticmethod(collate)
     collate_fn4 = staticmethod(collate_quad)
+
+
+def _letterboxed(labels: np.ndarray, hw: tuple[int, int], fit: LetterboxFit) -> np.ndarray:
+    """Return labels (n, 5) class, normalised xywh of an image as class, xyxy in pixels of its letterbox."""
+    rows = labels.copy()
+    rows[:, 1:5] = xywhn2xyxy(rows[:, 1:5], fit.ratio[0] * hw[1], fit.ratio[1] * hw[0], *fit.pad)
+    return rows
 
 
 def _normalised(labels: np.ndarray, w: int, h: int) -> np.ndarray:

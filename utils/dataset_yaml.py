@@ -86,6 +86,7 @@ def find_images(path: str | Path | Iterable[str | Path]) -> list[str]:
             found += _listed_images(source)
         else:
             raise MissingFileError(f"{source}: no such folder or list of images")
+    found = [name.replace("/", os.sep) for name in found]  # labels are found by the system's separators
     images = sorted(name for name in found if name.rpartition(".")[2].lower() in IMG_FORMATS)
     if not images:
         where = ", ".join(map(str, sources))
@@ -155,6 +156,10 @@ def _checked_names(names: Any) -> tuple[dict[int, str], str]:  # noqa: ANN401
     gaps = sorted(set(range(max(names) + 1)) - set(names)) if max(names) < 10**6 else [len(names)]
     if gaps:
         return {}, f"'names' lacks the class ids {_ranges(gaps)} (its highest is {max(names)})"
+    switches = [key for key, name in names.items() if isinstance(name, bool)]
+    if switches:  # YAML 1.1's yes, no, on and off
+        LOGGER.warning("WARNING 'names' gives class %s the name %s: text such as no or on needs quotes in YAML",
+                       switches[0], names[switches[0]])  # fmt: skip
     blank = [key for key, name in names.items() if not isinstance(name, (str, int, float)) or not str(name).strip()]
     if blank:
         return {}, f"'names' gives class {blank[0]} the name {names[blank[0]]!r}, expected text"

@@ -104,6 +104,7 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
     stems = output_stems(names)
     by_path = dict(zip(names, stems, strict=True))
     seen = 0
+    non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no image's time holds that
     for path, im, im0s, cap, text in dataset:
         is_batch = isinstance(im0s, list)
         folder = features / by_path.get(str(path), stems[0]) if features else None

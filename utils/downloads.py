@@ -87,6 +87,7 @@ def fetch(  # noqa: PLR0913  (limits by name)
             raise DownloadError(f"{url}: {size} bytes, expected more than {min_bytes:g}")
         if sha256 and checksum != sha256.lower():
             raise DownloadError(f"{url}: its SHA-256 is {checksum}, expected {sha256}; the file was not kept")
+        stream.close()  # Windows moves no open file
         os.replace(temporary, path)
     return path
 

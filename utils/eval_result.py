@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.class_thresholds import save_thresholds
 from utils.confusion import ConfusionMatrix
 from utils.logs import LOGGER
 from utils.metrics import ApCurves
@@ -36,6 +38,7 @@ class EvalResult:
         confusion_matrix: at confidence 0.25 and IoU 0.45.
         curves: precision, recall and F1 over confidence, precision over recall, AP at each IoU.
         names: class names by number.
+        class_thres: (k,) confidence threshold with the best F1 of each; NaN where no detection is right.
     """
 
     p: float
@@ -58,6 +61,7 @@ class EvalResult:
     confusion_matrix: ConfusionMatrix
     curves: ApCurves
     names: dict[int, str]
+    class_thres: np.ndarray
 
     @property
     def is_defined(self) -> bool:
@@ -75,18 +79,29 @@ class EvalResult:
         maps[self.classes] = self.class_ap
         return maps
 
-    def per_class(self, balance: Any = None) -> dict[str, np.ndarray | dict[int, float]]:
-        """Return columns by class number for the log: images, instances, p, r, ap50, ap and, if any, weight.
+    def per_class(
+        self, balance: Any = None, training_stats: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray | dict[int, float]]:
+        """Return columns by class number for the log: images, instances, p, r, ap50, ap, weight and training's own.
 
         Args:
             balance: something whose ``weights`` are the loss's class weights (nc,) or None.
+            training_stats: what an epoch of training tells, each (nc,): ``weight`` in force (in place of the
+                balance's), ``drawn`` samples, ``loss_share``.
         """
         columns: dict[str, Any] = {"images": self.images, "instances": self.instances}
         measured = {"p": self.class_p, "r": self.class_r, "ap50": self.class_ap50, "ap": self.class_ap}
         for key, values in measured.items():
             columns[key] = dict(zip(self.classes.tolist(), values.tolist(), strict=True))
         weights = getattr(balance, "weights", None)
-        return columns if weights is None else {**columns, "weight": weights}
+        if weights is not None:
+            columns["weight"] = weights
+        return {**columns, **(training_stats or {})}
+
+    def save_thresholds(self, path: str | Path, origin: str) -> None:
+        """Write class_thres as a thresholds.yaml; ``origin`` tells of which run and data."""
+        thresholds = dict(zip(self.classes.tolist(), self.class_thres.tolist(), strict=True))
+        save_thresholds(path, thresholds, self.names, origin)
 
     def for_hook(self) -> tuple[Any, ...]:
         """Return what on_val_end gets: instances, tp, fp, p, r, f1, AP, AP50 and numbers of the classes, matrix."""

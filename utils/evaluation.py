@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.boxes import iou_matrix
+from utils.class_thresholds import best_thresholds
 from utils.confusion import ConfusionMatrix
 from utils.errors import InputError
 from utils.eval_batch import BatchResult, Observer, in_original_pixels
@@ -77,7 +78,7 @@ class _Tally:
         return EvalResult(
             *means, curves.classes, p, r, f1, ap50, ap, tp, (tp / (p + EPS) - tp).round(),
             np.bincount(targets.astype(int), minlength=self.nc), self.images, self.seen, losses, speed, self.matrix,
-            curves, names,
+            curves, names, best_thresholds(correct[:, 0], scored[:, 0], scored[:, 1], curves.classes, curves.labels),
         )  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
     save_dir: str | Path | None = None,
     plots: bool = False,
     observers: Sequence[Observer] = (),
+    class_thres: torch.Tensor | None = None,
 ) -> EvalResult:
     """Run a model over a loader's labelled images and measure precision, recall and AP.
 
@@ -123,6 +125,7 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
         save_dir: folder of the pictures, needed with plots.
         plots: save pictures of the first batches, the curves and the confusion matrix.
         observers: called with each BatchResult.
+        class_thres: (nc,) smallest confidence of each of the model's classes, in place of conf_thres.
 
     Raises:
         InputError: a label's class is not one of the nc classes.
@@ -139,7 +142,7 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
     with _prepared(model, half and device.type == "cuda") as (network, is_half), torch.no_grad():
         step = _Pass(
             network, device, is_half, tally, augment, save_hybrid, single_cls, _loss_for_validation(compute_loss),
-            {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det},
+            {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det, "class_thres": class_thres},
         )  # fmt: skip
         for index, loaded in enumerate(_with_progress(loader)):
             run_hook("on_val_batch_start")

@@ -41,7 +41,6 @@ from utils.helpers import (
     file_date,
     file_size,
     get_default_args,
-    init_seeds,
     is_ascii,
     is_chinese,
     methods,
@@ -94,7 +93,7 @@ _FORWARDED = {
     "utils.metrics": ("fitness",),
     "utils.model_ops": ("make_divisible",),
     "utils.nms": ("non_max_suppression",),
-    "utils.torch_utils": ("intersect_dicts",),
+    "utils.torch_utils": ("init_seeds", "intersect_dicts"),
 }  # fmt: skip
 _OWNERS = {name: module for module, names in _FORWARDED.items() for name in names}
 
@@ -104,7 +103,7 @@ __all__ = [
     "check_file", "check_font", "check_git_info", "check_git_status", "check_img_size", "check_imshow", "check_online",
     "check_python", "check_requirements", "check_suffix", "check_version", "check_yaml", "clean_str",
     "coco80_to_coco91_class", "colorstr", "emojis", "file_age", "file_date", "file_size", "get_default_args",
-    "get_latest_run", "git_describe", "imread", "imshow", "increment_path", "init_seeds", "is_ascii", "is_chinese",
+    "get_latest_run", "git_describe", "imread", "imshow", "increment_path", "is_ascii", "is_chinese",
     "is_colab", "is_docker", "is_jupyter", "is_kaggle", "is_notebook", "is_writeable", "methods", "one_cycle",
     "print_args", "print_mutation", "save_one_txt", "set_logging", "torch_load", "user_config_dir", "yaml_load",
     "yaml_save",

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import platform
-import random
 import re
 import signal
 import threading
@@ -20,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 
 from utils.logs import LOGGER, colorstr
@@ -160,18 +158,6 @@ def print_args(args: dict[str, Any] | None = None, show_file: bool = True, show_
     LOGGER.info(
         "%s%s", colorstr(f"{': '.join(where)}: ") if where else "", ", ".join(f"{k}={v}" for k, v in args.items())
     )
-
-
-def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
-    """Seed random, numpy and torch; with ``deterministic`` also choose torch's deterministic algorithms."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (third-party augmentations draw from the global generator)
-    torch.manual_seed(seed)
-    torch.cuda.manual_seed_all(seed)
-    if deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.deterministic = True
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 
 def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> int | list[int]:

@@ -15,6 +15,7 @@ import numpy as np
 
 SETTING = "setting"  # key of a dataclass field's metadata
 EXPONENT_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # YAML 1.1 reads 1e-3 as text
+PIPELINE_ITEM = "augmentations, each 'Name: probability' or 'Name: {argument: value}'"
 NEAR = 0.6  # similarity from which a known name is offered for an unknown one
 
 # names that other versions and tools use, with what they are called here
@@ -40,11 +41,17 @@ class Setting:
         required: a training file must hold the key.
         low, high: bounds of numbers, inclusive unless ``open_low`` / ``open_high``.
         numeric: numbers are allowed.
+        whole: numbers must be whole.
         words: strings that are allowed.
         null: null is allowed.
         listed: a list of such numbers is allowed (one per class).
         mapped: a mapping from class name to such a number is allowed.
-        needs: a key that must be on for this one to have any effect.
+        pair: a list of two such numbers is allowed, the first not above the second.
+        flag: true and false are allowed.
+        text: any text is allowed, described by this word, e.g. "a path".
+        pipeline: a list of augmentations is allowed, each a name with a probability or a mapping of arguments.
+        pipelines: a mapping from class name to such a list is allowed.
+        needs: keys of which one must be on for this one to have any effect.
         evolution: (mutation scale, low, high) for hyperparameter evolution; None keeps the value.
     """
 
@@ -56,21 +63,36 @@ class Setting:
     open_low: bool = False
     open_high: bool = False
     numeric: bool = True
+    whole: bool = False
     words: tuple[str, ...] = ()
     null: bool = False
     listed: bool = False
     mapped: bool = False
-    needs: str = ""
+    pair: bool = False
+    flag: bool = False
+    text: str = ""
+    pipeline: bool = False
+    pipelines: bool = False
+    needs: tuple[str, ...] = ()
     evolution: tuple[float, float, float] | None = None
 
     @property
     def allowed(self) -> str:
         """Return what the key accepts, in words."""
-        parts = [f"a number {self.range_text}"] if self.numeric else []
-        parts += [f"a list of one number {self.range_text} per class"] if self.listed else []
-        parts += [f"a mapping of class names to numbers {self.range_text}"] if self.mapped else []
-        parts += [" | ".join(self.words)] if self.words else []
-        parts += ["null"] if self.null else []
+        kind = "a whole number" if self.whole else "a number"
+        forms = {
+            f"{kind} {self.range_text}": self.numeric,
+            f"a list of one number {self.range_text} per class": self.listed,
+            f"a mapping of class names to numbers {self.range_text}": self.mapped,
+            f"two rising numbers {self.range_text}": self.pair,
+            "true or false": self.flag,
+            self.text: bool(self.text),
+            " | ".join(self.words): bool(self.words),
+            f"a list of {PIPELINE_ITEM}": self.pipeline,
+            f"a mapping of class names to lists of {PIPELINE_ITEM}": self.pipelines,
+            "null": self.null,
+        }
+        parts = [text for text, allowed in forms.items() if allowed]
         return " or ".join(parts)
 
     @property
@@ -86,6 +108,8 @@ class Setting:
         """Return whether ``value`` is a finite number in range; booleans are not numbers."""
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             return False
+        if self.whole and value != int(value):
+            return False
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below
@@ -94,13 +118,43 @@ class Setting:
         """Return whether ``value`` is of an allowed type and in range."""
         if value is None:
             return self.null
+        if isinstance(value, bool):
+            return self.flag
         if isinstance(value, str):
-            return value in self.words
+            return value in self.words or bool(self.text and value.strip())
         if isinstance(value, Mapping):
-            return self.mapped and bool(value) and all(map(self.accepts_number, value.values()))
+            return self._accepts_mapping(value)
         if isinstance(value, (list, tuple)):
-            return self.listed and bool(value) and all(map(self.accepts_number, value))
+            return self._accepts_list(value)
         return self.numeric and self.accepts_number(value)
+
+    def _accepts_mapping(self, value: Mapping) -> bool:
+        if self.pipelines:
+            return bool(value) and all(map(is_pipeline, value.values()))
+        return self.mapped and bool(value) and all(map(self.accepts_number, value.values()))
+
+    def _accepts_list(self, value: list | tuple) -> bool:
+        if self.pipeline:
+            return is_pipeline(value)
+        if not value or not all(map(self.accepts_number, value)):
+            return False
+        return self.listed or (self.pair and len(value) == 2 and value[0] <= value[1])
+
+
+def is_pipeline(value: object) -> bool:
+    """Return whether ``value`` is a list of {name: probability or {argument: value}}, or of bare names."""
+    return isinstance(value, (list, tuple)) and all(map(_is_pipeline_item, value))
+
+
+def _is_pipeline_item(item: object) -> bool:
+    if isinstance(item, str):
+        return bool(item)
+    if not isinstance(item, Mapping) or len(item) != 1:
+        return False
+    ((name, setting),) = item.items()
+    probability = isinstance(setting, Real) and not isinstance(setting, bool) and 0 <= setting <= 1
+    arguments = isinstance(setting, Mapping) and all(isinstance(key, str) for key in setting)
+    return isinstance(name, str) and (probability or arguments)
 
 
 def number(default: float | None, meaning: str, **rule: Any) -> Any:  # noqa: ANN401
@@ -124,8 +178,21 @@ def choice(default: str | None, meaning: str, *words: str, **rule: Any) -> Any: 
     return _field(Setting(meaning, default, words=words, **rule))
 
 
+def switch(default: bool | None, meaning: str, **rule: Any) -> Any:  # noqa: ANN401, FBT001
+    """Return a dataclass field for true or false."""
+    return _field(Setting(meaning, default, numeric=False, flag=True, null=default is None, **rule))
+
+
+def other(default: object, meaning: str, **rule: Any) -> Any:  # noqa: ANN401
+    """Return a dataclass field whose ``rule`` says everything; no single numbers."""
+    return _field(Setting(meaning, default, numeric=False, null=default is None, **rule))
+
+
 def _field(setting: Setting) -> Any:  # noqa: ANN401
-    return dataclasses.field(default=setting.default, metadata={SETTING: setting})
+    default = setting.default
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={SETTING: setting})
+    return dataclasses.field(default=default, metadata={SETTING: setting})
 
 
 @functools.cache
@@ -170,35 +237,9 @@ def value_problems(values: Mapping[str, Any], settings: Mapping[str, Setting]) -
     ]
 
 
-def combination_problems(values: Mapping[str, Any]) -> list[str]:
-    """Return a message per pair of settings that contradict each other; ``values`` holds every key, in range."""
-    problems = []
-    for head in ("cls", "obj"):
-        loss, alpha, weight = values[f"{head}_loss"], values[f"{head}_alpha"], values[f"{head}_pw"]
-        if values["fl_gamma"] and loss is not None:
-            problems.append(
-                f"fl_gamma: {values['fl_gamma']} and {head}_loss: {loss} both choose the loss, set fl_gamma to 0"
-            )
-        if loss == "focal" and alpha is not None and weight != 1:
-            problems.append(f"{head}_alpha: {alpha} and {head}_pw: {weight} both weight positives, use only one")
-    start = values["cls_weights_start"]
-    if start > 1 and start != int(start):
-        problems.append(f"cls_weights_start: {start} is neither a whole epoch nor a fraction below 1")
-    if values["sampler_len"] == "expand" and values["sampler"] in (None, "none"):
-        problems.append("sampler_len: expand needs a sampler, sampler is none")
-    return problems
-
-
 def class_names(names: Mapping[int, str] | Iterable[str]) -> list[str]:
     """Return class names ordered by class number."""
     return [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) else [str(name) for name in names]
-
-
-def combination_problems_of_valid(values: Mapping[str, Any], known: Mapping[str, Setting]) -> list[str]:
-    """Return combination problems beside other problems: values out of range count as their defaults."""
-    usable = {key: values[key] if key in values and rule.accepts(values[key]) else rule.default
-              for key, rule in known.items()}  # fmt: skip
-    return combination_problems(usable)
 
 
 def weights_problems(key: str, weights: object, names: list[str], nc: int) -> list[str]:

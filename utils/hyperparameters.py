@@ -13,17 +13,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.balance.loss_names import CLS_LOSSES, HEADS, OBJ_LOSSES, expanded
 from utils.errors import InputErrors
+from utils.hyperparameter_rules import (
+    class_remarks,
+    combination_problems,
+    combination_problems_of_valid,
+    effect_remarks,
+    expansion_lines,
+    is_on,
+)
 from utils.hyperparameter_table import (
     choice,
     class_names,
-    combination_problems,
-    combination_problems_of_valid,
     fraction,
     gain,
     number,
+    other,
     plain_number,
     settings_of,
+    switch,
     unknown_key_problem,
     value_problems,
     weights_problems,
@@ -33,8 +42,12 @@ from utils.yaml_files import read_yaml
 
 NOMINAL_CLASSES, NOMINAL_LAYERS, NOMINAL_SIZE = 80, 3, 640  # what the gains of a file are meant for
 WEIGHT_SCHEMES = ("inverse", "sqrt_inverse", "effective_number", "median_frequency")
-BASE_LOSSES = ("bce", "focal")
+SAMPLERS = ("none", "repeat_factor", "instance_repeat_factor", "class_balanced", "sqrt", "image_weights")
+DYN, TVERSKY, WEIGHTS = ("cls_dyn", "obj_dyn"), ("cls_tversky", "obj_tversky"), ("cls_weights",)
+SAMPLER, PASTE, ALBUMS = ("sampler",), ("rare_paste",), ("album", "album_rare", "album_class")
 POSITIVE = {"low": 0.0, "open_low": True}
+SHARE = {"low": 0.0, "high": 1.0, "open_low": True}
+SCALE = {"low": 0.0, "high": 10.0, "open_low": True}
 INSIDE = {"low": 0.0, "high": 1.0, "open_low": True, "open_high": True}
 
 
@@ -87,43 +100,107 @@ class Hyperparameters:
     mixup: float = fraction(0.0, "probability of blending two mosaics", required=True, evolution=(1, 0.0, 1.0))
     copy_paste: float = fraction(0.0, "share of polygons pasted again", required=True, evolution=(1, 0.0, 1.0))
 
-    # class balance: base losses
-    cls_loss: str | None = choice(None, "class loss; null leaves it to fl_gamma", *BASE_LOSSES)
-    cls_gamma: float = gain(1.5, "focal gamma of the class head", high=5.0, needs="cls_loss")
-    cls_alpha: float | None = number(None, "focal alpha of the class head, null is off", **INSIDE, needs="cls_loss")
-    obj_loss: str | None = choice(None, "objectness loss; null leaves it to fl_gamma", *BASE_LOSSES)
-    obj_gamma: float = gain(1.5, "focal gamma of the objectness head", high=5.0, needs="obj_loss")
-    obj_alpha: float | None = number(
-        None, "focal alpha of the objectness head, null is off", **INSIDE, needs="obj_loss")
+    # class balance: base losses (null: the loss's own value, see utils/balance/loss_names.py)
+    cls_loss: str | None = choice(None, "class loss; null leaves it to fl_gamma", *CLS_LOSSES)
+    obj_loss: str | None = choice(None, "objectness loss; null leaves it to fl_gamma", *OBJ_LOSSES)
+    cls_gamma: float | None = gain(None, "focusing strength, class head", high=5.0)
+    obj_gamma: float | None = gain(None, "focusing strength, objectness", high=5.0)
+    cls_alpha: float | None = number(None, "class head: weight of positives; see the losses", **SHARE)
+    obj_alpha: float | None = number(None, "objectness: weight of positives; see the losses", **SHARE)
+    cls_qtarget: str | None = choice(None, "target of the true class (qfocal, varifocal)", "one", "iou")
+    cls_gpos: float | None = gain(None, "focusing strength of positives, class head", high=5.0)
+    obj_gpos: float | None = gain(None, "focusing strength of positives, objectness", high=5.0)
+    cls_gneg: float | None = gain(None, "focusing strength of negatives, class head", high=5.0)
+    obj_gneg: float | None = gain(None, "focusing strength of negatives, objectness", high=5.0)
+    cls_clip: float | None = gain(None, "asl: probability below which negatives do not count, class head", high=0.3)
+    obj_clip: float | None = gain(None, "asl: probability below which negatives do not count, objectness", high=0.3)
+    cls_spos: float | None = number(None, "biscale: scale of positives, class head", **SCALE)
+    obj_spos: float | None = number(None, "biscale: scale of positives, objectness", **SCALE)
+    cls_sneg: float | None = number(None, "biscale: scale of negatives, class head", **SCALE)
+    obj_sneg: float | None = number(None, "biscale: scale of negatives, objectness", **SCALE)
+    cls_vfl_weighted: bool | None = switch(None, "varifocal: positives count by their target, class head")
+    obj_vfl_weighted: bool | None = switch(None, "varifocal: positives count by their target, objectness")
+    cls_asl_detach: bool | None = switch(None, "asl: no gradient through the focusing factors, class head")
+    obj_asl_detach: bool | None = switch(None, "asl: no gradient through the focusing factors, objectness")
+    cls_efl_scale: float | None = gain(None, "efl: largest extra focus of a class", high=16.0)
+    cls_seesaw_p: float | None = gain(None, "seesaw: mitigation by class counts", high=2.0)
+    cls_seesaw_q: float | None = gain(None, "seesaw: compensation of wrong scores", high=4.0)
+    cls_tau: float | None = gain(None, "logit_adjust: strength of the prior", high=2.0)
+    cls_act: str | None = choice(None, "scores of classes, follows from cls_loss", "sigmoid", "softmax")
+
+    # class balance: modifiers, 0 is off
+    cls_dyn: float = fraction(0.0, "dynamic weights by hardness, class head")
+    obj_dyn: float = fraction(0.0, "dynamic weights by hardness, objectness")
+    dyn_mode: str = choice("linear", "how dynamic weights grow", "linear", "adaptive", needs=DYN)
+    dyn_epochs: list[float] = other(
+        [0.1, 0.7], "fractions of the run between which they grow", pair=True, low=0.0, high=1.0, needs=DYN)
+    dyn_gamma: float = number(1.0, "power of the hardness", low=0.5, high=3.0, needs=DYN)
+    cls_attn: float = fraction(0.0, "attention-guided weights, class head")
+    obj_attn: float = fraction(0.0, "attention-guided weights, objectness")
+    attn_temp: float = number(0.1, "temperature of the attention", low=0.01, high=10.0, needs=("cls_attn", "obj_attn"))
+    cls_bnd: float = gain(0.0, "weights of cells near box edges, class head", high=4.0)
+    obj_bnd: float = gain(0.0, "weights of cells near box edges, objectness", high=4.0)
+    bnd_sigma: float = number(1.0, "width of such an edge in cells", low=0.25, high=4.0, needs=("cls_bnd", "obj_bnd"))
+    hard_iou: float = gain(0.0, "weight of matches with a low IoU", high=4.0)
+    hard_iou_pow: float = number(1.0, "power of 1 - IoU", **POSITIVE, high=4.0, needs=("hard_iou",))
+    hard_dist: float = gain(0.0, "weight of matches whose object is near another", high=4.0)
+    hard_dist_tau: float = number(1.0, "that distance in object sizes", **POSITIVE, high=10.0, needs=("hard_dist",))
+    hard_dist_other: bool = switch(True, "only objects of another class are near", needs=("hard_dist",))
+    hard_dens: float = gain(0.0, "weight of matches in crowded places", high=4.0)
+    hard_dens_max: float = number(
+        10.0, "neighbours from which a place is most crowded", low=1.0, high=300.0, needs=("hard_dens",))
+    cls_tversky: float = fraction(0.0, "share of the Tversky term, class head")
+    obj_tversky: float = fraction(0.0, "share of the Tversky term, objectness")
+    tversky_a: float = fraction(0.7, "weight of misses; false alarms take the rest", needs=TVERSKY)
+    tversky_gamma: float = number(4 / 3, "focus of the Tversky term", low=1.0, high=3.0, needs=TVERSKY)
+    cls_fl_norm: str = choice("none", "keep the class loss's scale", "none", "ema", null=True)
+    obj_fl_norm: str = choice("none", "keep the objectness loss's scale", "none", "ema", "pos", null=True)
 
     # class balance: weights
     cls_weights: str | list[float] | dict[str, float] | None = choice(
         None, "weights per class", *WEIGHT_SCHEMES, listed=True, mapped=True, **POSITIVE)
-    cls_weights_beta: float = fraction(0.999, "beta of effective_number", open_high=True, needs="cls_weights")
-    cls_weights_power: float = fraction(1.0, "power applied to the weights", needs="cls_weights")
+    cls_weights_beta: float = fraction(0.999, "beta of effective_number", open_high=True, needs=WEIGHTS)
+    cls_weights_power: float = fraction(1.0, "power applied to the weights", needs=WEIGHTS)
     cls_weights_max: float | None = number(
-        10.0, "largest weight, in units of the smallest; null is no limit", low=1.0, null=True, needs="cls_weights")
+        10.0, "largest weight, in units of the smallest; null is no limit", low=1.0, null=True, needs=WEIGHTS)
     cls_weights_norm: str = choice(
-        "auto", "what is kept: the expected loss or the mean", "auto", "instance", "class", "none", needs="cls_weights")
-    cls_weights_mode: str = choice("row", "which terms of a matched anchor are weighted", "row", needs="cls_weights")
+        "auto", "what is kept: the expected loss or the mean", "auto", "instance", "class", "none", needs=WEIGHTS)
+    cls_weights_mode: str = choice(
+        "row", "which terms of a matched anchor are weighted", "row", "pos", "column", needs=WEIGHTS)
     cls_weights_start: float = gain(
-        0.0, "epoch (1 and above) or fraction of the run from which they hold", needs="cls_weights")
+        0.0, "epoch (1 and above) or fraction of the run from which they hold", needs=WEIGHTS)
+    cls_weights_obj: bool = switch(False, "the weights hold for objectness, too", needs=WEIGHTS)
+    label_weights: str | None = other(None, "CSV file image,row,weight with a weight per label", text="a path")
 
     # class balance: which images are drawn
-    sampler: str = choice("none", "how training images are drawn", "none", "repeat_factor", null=True)
+    sampler: str = choice("none", "how training images are drawn", *SAMPLERS, null=True)
     sampler_t: float | str = choice(
         "auto", "image share below which a class is repeated", "auto", numeric=True, **POSITIVE, high=1.0,
-        needs="sampler")
-    sampler_reduce: str = choice("max", "factor of an image with several classes", "max", "mean", needs="sampler")
-    sampler_len: str = choice("fixed", "draws per epoch: number of images, or more", "fixed", "expand", needs="sampler")
+        needs=SAMPLER)
+    sampler_reduce: str = choice("max", "factor of an image with several classes", "max", "mean", needs=SAMPLER)
+    sampler_count: str = choice("instances", "what the sampler sqrt counts", "instances", "images", needs=SAMPLER)
+    sampler_len: str = choice("fixed", "draws per epoch: number of images, or more", "fixed", "expand", needs=SAMPLER)
+    sampler_bg: float = gain(0.0, "image_weights: weight of images without labels", high=1.0, needs=SAMPLER)
+
+    # class balance: augmentation of rare classes
+    rare_paste: float = fraction(0.0, "probability of pasting rare objects into an image")
+    rare_paste_max: int = number(3, "most objects pasted into an image", low=1, high=100, whole=True, needs=PASTE)
+    rare_paste_scale: list[float] = other(
+        [0.5, 1.5], "zoom of pasted objects", pair=True, **POSITIVE, high=10.0, needs=PASTE)
+    rare_paste_ioa: float = fraction(0.3, "share of another object that may be covered", needs=PASTE)
+    album: list | None = other(None, "Albumentations of every image; absent is the built-in four", pipeline=True)
+    album_rare: list | None = other(None, "Albumentations of images with rare classes", pipeline=True)
+    album_class: dict | None = other(None, "Albumentations of images with a class", pipelines=True)
+    album_min_visibility: float = fraction(0.1, "share of a box that must stay in the image", needs=ALBUMS)
+    rare_aug_p: float = fraction(0.0, "largest probability of album_rare", needs=("album_rare",))
     # fmt: on
 
     def __post_init__(self) -> None:
         """Check everything; a setting that a caller leaves at its default counts as not given unless required."""
-        object.__setattr__(self, "_given", self._values_beyond_defaults())
         problems = self._problems()
         if problems:
             raise InputErrors(problems)
+        self._expand(self._values_beyond_defaults())
 
     @classmethod
     def load(cls, path: str | Path) -> Hyperparameters:
@@ -134,6 +211,8 @@ class Hyperparameters:
             InputErrors: unknown or missing keys, wrong types, ranges or combinations, all together.
         """
         hyp = cls.from_dict(read_yaml(path), source=str(path))
+        for line in hyp.expansions():
+            LOGGER.info("%s: %s", path, line)
         for remark in hyp.remarks():
             LOGGER.warning("WARNING %s: %s", path, remark)
         return hyp
@@ -172,7 +251,7 @@ class Hyperparameters:
             hyp = cls(**copy.deepcopy(dict(values)))
         except InputErrors as error:
             raise InputErrors(f"{source}: {problem}" for problem in error.problems) from None
-        object.__setattr__(hyp, "_given", copy.deepcopy(dict(values)))
+        hyp._expand(copy.deepcopy(dict(values)))
         return hyp
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,16 +284,12 @@ class Hyperparameters:
         )
 
     def remarks(self) -> list[str]:
-        """Return a line per setting that was changed but has no effect because the one it belongs to is off."""
-        lines = []
-        for name, setting in settings_of(type(self)).items():
-            value = getattr(self, name)
-            if name in self._given and setting.needs and value != setting.default and not self._is_on(setting.needs):
-                lines.append(f"{name}: {value} has no effect, {setting.needs} is off")
-        for head in ("cls", "obj"):
-            if self[f"{head}_loss"] == "bce" and f"{head}_gamma" in self._given and self[f"{head}_gamma"]:
-                lines.append(f"{head}_gamma: {self[f'{head}_gamma']} has no effect with {head}_loss: bce")
-        return lines
+        """Return a line per setting that was changed but has no effect, or that doubles another one's."""
+        return effect_remarks(self, self._given, settings_of(type(self)))
+
+    def expansions(self) -> list[str]:
+        """Return a line per composite loss name with the settings it stands for."""
+        return expansion_lines({head: self._unexpanded.get(f"{head}_loss") for head in HEADS})
 
     def validate_for(
         self,
@@ -241,9 +316,10 @@ class Hyperparameters:
         nc = len(names) if nc is None else nc
         problems = weights_problems("cls_weights", self.cls_weights, names, nc)
         problems += weights_problems("cls_pw", self.cls_pw, names, nc)
+        problems += weights_problems("album_class", self.album_class, names, nc)
         if self._is_on("sampler") and rect:
             problems.append(f"sampler: {self.sampler} cannot be combined with --rect, whose order is fixed by shape")
-        if self._is_on("sampler") and image_weights:
+        if self._is_on("sampler") and self.sampler != "image_weights" and image_weights:
             problems.append(f"sampler: {self.sampler} cannot be combined with --image-weights, both draw the images")
         if problems:
             raise InputErrors(f"{source}: {problem}" for problem in problems)
@@ -273,25 +349,36 @@ class Hyperparameters:
         return len(self.keys())
 
     def _all_values(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in self.keys()}
+        """Return every value as written, composite names included."""
+        return {**{key: getattr(self, key) for key in self.keys()}, **vars(self).get("_unexpanded", {})}
+
+    def _expand(self, given: dict[str, Any]) -> None:
+        """Note what the user wrote and put base losses and modifiers in the place of composite names."""
+        written = self._all_values()
+        changes = expanded(written, given)
+        for key in {**vars(self).get("_unexpanded", {}), **changes}:
+            object.__setattr__(self, key, changes.get(key, written[key]))
+        object.__setattr__(self, "_unexpanded", {key: written[key] for key in changes})
+        object.__setattr__(self, "_given", given)
 
     def _values_beyond_defaults(self) -> dict[str, Any]:
         settings = settings_of(type(self))
         return {k: v for k, v in self._all_values().items() if settings[k].required or v != settings[k].default}
 
     def _with_given(self, given: Mapping[str, Any]) -> Hyperparameters:
-        object.__setattr__(self, "_given", {key: self[key] for key in given})
+        written = self._all_values()
+        self._expand({key: written[key] for key in given})
         return self
 
     def _is_on(self, key: str) -> bool:
-        return self[key] not in (None, "none")
+        return is_on(self[key])
 
     def _problems(self) -> list[str]:
         values = self._all_values()
         return value_problems(values, settings_of(type(self))) or combination_problems(values)
 
     def _warn_one_class(self, source: str) -> None:
-        without_effect = [k for k in self._given if k.startswith("cls_") and self[k] != _default(k)]
+        without_effect = class_remarks(self._given, self, settings_of(type(self)))
         if without_effect:
             LOGGER.warning(
                 "WARNING %s: one class has no class loss, without effect: %s", source, ", ".join(without_effect)
@@ -301,7 +388,3 @@ class Hyperparameters:
 def evolution_bounds() -> dict[str, tuple[float, float, float]]:
     """Return (mutation scale, low, high) of each setting that hyperparameter evolution may change."""
     return {k: s.evolution for k, s in settings_of(Hyperparameters).items() if s.evolution is not None}
-
-
-def _default(key: str) -> Any:  # noqa: ANN401
-    return settings_of(Hyperparameters)[key].default

@@ -2,26 +2,51 @@
 
 Glossary: bs batch size, nl output layers, na anchors per layer, nc classes, no = nc + 5, nt targets, n matches of a
 layer; (b, a, gj, gi) image, anchor, grid row, grid column.
+
+A step: match targets; per layer and head, the elements of the loss and the sums that modifiers need; one exchange of
+these sums between processes; weights, means, gains. What is off is skipped and changes no bit.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.balance.class_weights import first_weighted_epoch
-from utils.balance.losses import balance_factor, build_head_loss, full_precision, power, probability_missed
-from utils.boxes import bbox_iou
-from utils.target_assignment import last_match_of_cell, match_layer
+from utils.balance.exchange import Sums
+from utils.balance.head_modifiers import HardObjects, HeadModifiers
+from utils.balance.loss_layers import (
+    Batch,
+    HeadLayer,
+    Layer,
+    Scene,
+    box_ciou,
+    cell_view,
+    class_view,
+    flat_cells,
+    mean_over,
+    part_of,
+    plain_loss,
+    product,
+    weighing,
+)
+from utils.balance.loss_modules import BCEBlurWithLogitsLoss, FocalLoss, QFocalLoss  # noqa: F401  (upstream's place)
+from utils.balance.loss_names import class_activation, expanded
+from utils.balance.losses import BCELoss, HeadContext, build_head_loss, full_precision
+from utils.balance.row_weights import checked_mode, checked_weights, class_factor
+from utils.boxes import bbox_iou  # noqa: F401  (upstream's place)
+from utils.target_assignment import LayerMatches, match_layer, owners_of_cells
 from utils.torch_utils import de_parallel
 
 LAYER_BALANCE = {3: [4.0, 1.0, 0.4]}  # objectness weight per output layer, finest first
 DEFAULT_LAYER_BALANCE = [4.0, 1.0, 0.25, 0.06, 0.02]
 BALANCE_MOMENTUM = 0.9999
 REFERENCE_STRIDE = 16  # the layer that keeps weight 1 under autobalance
+LABEL_WEIGHT = 6  # column of the targets that may hold a weight per label
 
 
 def smooth_bce(eps: float = 0.1) -> tuple[float, float]:
@@ -32,18 +57,6 @@ def smooth_bce(eps: float = 0.1) -> tuple[float, float]:
 smooth_BCE = smooth_bce  # noqa: N816  (the name up to v7.0)
 
 
-class Batch(NamedTuple):
-    """How much of a batch this process holds.
-
-    images: batch size, over all processes. part: this process's share of the images. rows: per layer, the number of
-    matches over all processes. ``part`` and ``rows`` are None without ``world_sum``.
-    """
-
-    images: int | Tensor
-    part: Tensor | None
-    rows: Tensor | Sequence[None]
-
-
 class ComputeLoss:
     """Total loss of a batch, times the batch size.
 
@@ -51,7 +64,10 @@ class ComputeLoss:
         model: a detection model, whose last layer gives ``na, nc, nl, anchors`` (nl, na, 2, grid units) and ``stride``.
         autobalance: adapt the layers' objectness weights to their losses.
         hyp: hyperparameters, scaled to the model; by default ``model.hyp``.
-        class_weights: (nc,) weight of a matched anchor by its class, in the class term; None leaves them out.
+        class_weights: (nc,) weights of the classes in the class term, numbers or a ClassWeights; None leaves them out.
+        class_weights_mode: "row", "pos" or "column", see ``class_factor``; by default ``cls_weights_mode`` of hyp.
+        obj_class_weights: multiply the objectness of matched cells, too; by default ``cls_weights_obj`` of hyp.
+        class_counts: (nc,) training instances, which some class losses need.
         world_sum: sums a small tensor over all processes. With it, box and class terms are divided by the matches of
             the whole batch, and losses, items and gradients added (not averaged) over the processes are those of one
             process with the whole batch. Every process calls the loss equally often; one whose share of a short batch
@@ -60,31 +76,53 @@ class ComputeLoss:
 
     sort_obj_iou = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (inherited, and what class balance adds by name)
         self,
         model: nn.Module,
         autobalance: bool = False,
         *,
         hyp: Mapping[str, Any] | None = None,
-        class_weights: Tensor | Sequence[float] | None = None,
+        class_weights: Any = None,  # noqa: ANN401
+        class_weights_mode: str | None = None,
+        obj_class_weights: bool | None = None,
+        class_counts: Tensor | Sequence[float] | None = None,
         world_sum: Callable[[Tensor], Tensor] | None = None,
     ):
         head = de_parallel(model).model[-1]
         self.device = next(model.parameters()).device
-        self.hyp = de_parallel(model).hyp if hyp is None else hyp
+        hyp = de_parallel(model).hyp if hyp is None else hyp
+        changes = expanded(hyp)
+        self.hyp = {**hyp, **changes} if changes else hyp
         self.na, self.nc, self.nl, self.anchors = head.na, head.nc, head.nl, head.anchors
-        self.BCEcls = build_head_loss(self.hyp, "cls").to(self.device)
-        self.BCEobj = build_head_loss(self.hyp, "obj").to(self.device)
         self.cp, self.cn = smooth_bce(self.hyp.get("label_smoothing", 0.0))
         self.gr = 1.0
         self.is_filler = False
+        self.adapts = True
         self.autobalance = autobalance
         strides = [int(stride) for stride in head.stride]
         self.ssi = strides.index(REFERENCE_STRIDE) if autobalance and REFERENCE_STRIDE in strides else 0
         self.balance = LAYER_BALANCE.get(self.nl, DEFAULT_LAYER_BALANCE)
         self.world_sum = world_sum
-        self.class_weights = self._checked_weights(class_weights)
+        self._build_heads(class_counts)
+        self.class_weights = checked_weights(class_weights, self.nc, self.device)
+        self.is_softmax = class_activation(self.hyp) == "softmax"
+        self.class_weights_mode = checked_mode(class_weights_mode or self.hyp.get("cls_weights_mode") or "row")
+        in_hyp = bool(self.hyp.get("cls_weights_obj"))
+        self.obj_class_weights = in_hyp if obj_class_weights is None else obj_class_weights
+        self._share: Tensor | None = None
         self.set_epoch(0, 1)
+
+    def _build_heads(self, class_counts: Tensor | Sequence[float] | None) -> None:
+        cls_hyp = self.hyp if self.nc > 1 else {}  # a single class has no class term
+        if class_counts is not None:
+            class_counts = torch.as_tensor(class_counts, dtype=torch.float32).clone()  # some losses count on from them
+        self.BCEcls = build_head_loss(cls_hyp, "cls", class_counts, self.world_sum, nc=self.nc).to(self.device)
+        self.BCEobj = build_head_loss(self.hyp, "obj", None, self.world_sum).to(self.device)
+        self.hard = HardObjects.from_hyp(self.hyp)
+        self.cls_modifiers, self.obj_modifiers = (
+            HeadModifiers(hyp, name, self.nl, not isinstance(loss, BCELoss)).to(self.device)
+            for hyp, name, loss in ((cls_hyp, "cls", self.BCEcls), (self.hyp, "obj", self.BCEobj))
+        )
 
     @property
     def balance(self) -> list[float]:
@@ -101,79 +139,183 @@ class ComputeLoss:
 
         Args:
             p: per layer (bs, na, gj, gi, no) raw outputs.
-            targets: (nt, 6) image, class, cx, cy, w, h, box 0 to 1.
+            targets: (nt, 6) image, class, cx, cy, w, h, box 0 to 1; a seventh column weights each label's class term.
 
         Returns:
             (1,) total times the batch size, and (3,) detached box, obj and cls terms for one image.
         """
-        tcls, tbox, indices, anchors = self.build_targets(p, targets[:0] if self.is_filler else targets)
-        batch = self._batch([len(classes) for classes in tcls], 0 if self.is_filler else p[0].shape[0])
-        lbox, lcls = (torch.zeros(1, device=p[0].device) for _ in range(2))
-        layer_obj = []
-        for i, raw in enumerate(p):
-            tobj = torch.zeros(raw.shape[:4], device=raw.device)
-            if len(tcls[i]):
-                cells = flat_cells(indices[i], raw.shape)
-                matched = full_precision(raw.reshape(-1, raw.shape[-1])[cells])  # (n, no)
-                iou = box_ciou(matched[:, :4], anchors[i], tbox[i])
-                lbox = lbox + mean_over(1.0 - iou, batch.rows[i])
-                lcls = lcls + self.class_term(matched[:, 5 : 5 + self.nc], tcls[i], batch.rows[i])
-                tobj = self.objectness_targets(tobj, cells, iou)
-            layer_obj.append(self.BCEobj(full_precision(raw[..., 4]), tobj))
-        lobj = self.objectness_term(torch.stack(layer_obj), batch.part)
+        targets = targets[:0] if self.is_filler else targets
+        layers = [self._layer(raw, match, targets) for raw, match in zip(p, self._matches(p, targets), strict=True)]
+        sums = self._counted([len(layer.cells) for layer in layers], p[0].shape[0])
+        with weighing(p[0]):
+            asks_edges = bool(self.cls_modifiers.boundary or self.obj_modifiers.boundary)
+            scene = Scene.of(targets, p, asks_edges, self.hard)
+        classes = [self._class_layer(i, layer, scene, sums) for i, layer in enumerate(layers)] if self.nc > 1 else []
+        objects = [self._object_layer(i, layer, scene, sums) for i, layer in enumerate(layers)]
+        sums.exchange()
+        batch = self._batch(sums, p[0].shape[0])
+        lbox = torch.zeros(1, device=p[0].device)
+        for layer, rows in zip(layers, batch.rows, strict=True):
+            if len(layer.cells):
+                lbox = lbox + mean_over(1.0 - layer.iou, rows)
+        lcls = self._class_loss(layers, classes, sums, batch)
+        lobj = self._object_loss(layers, objects, sums, batch)
+        self._learn(sums)
         items = torch.cat((lbox * self.hyp["box"], lobj * self.hyp["obj"], lcls * self.hyp["cls"]))
         return items.sum(0, keepdim=True) * batch.images, items.detach()
 
-    def class_term(self, logits: Tensor, classes: Tensor, rows: Tensor | None = None) -> Tensor | float:
-        """Return the mean class loss of one layer's matches, 0 for a single class.
+    # ---- class term
+    def _class_layer(self, i: int, layer: Layer, scene: Scene, sums: Sums) -> HeadLayer:
+        """Return the class head on layer ``i``, with elements and sums where something modifies them."""
+        logits, classes = layer.outputs[:, 5 : 5 + self.nc], layer.match.classes
+        targets = torch.full_like(logits, self.cn).scatter_(1, classes[:, None], self.cp)
+        head = HeadLayer(logits, targets, HeadContext(classes, layer.iou.detach().clamp(min=0)))
+        modifiers, loss = self.cls_modifiers, self.BCEcls
+        if not (modifiers.is_on or self.hard.is_on):
+            return head
+        true_class = torch.zeros_like(targets, dtype=torch.bool).scatter_(1, classes[:, None], True)
+        elements = loss.elements(logits, targets, head.context)
+        positive = torch.ones_like(elements, dtype=torch.bool) if self.is_softmax else true_class
+        head = head._replace(elements=elements, positive=positive)
+        with weighing(logits):
+            hard = self.hard.of_matches(scene.hard, layer.match.target, head.context.iou)
+            view = class_view(layer, head, loss, modifiers, scene.edges and scene.edges[i], hard)
+            head = head._replace(weights=modifiers.weights(view))
+            modifiers.observe(sums, i, view, head.weights)
+            if modifiers.scale is not None:
+                modifiers.observe_scale(sums, i, plain_loss(head, loss), elements)
+        if modifiers.tversky:
+            head = head._replace(overlap=modifiers.overlap(sums, "all", loss.probabilities(logits), true_class))
+        return head
+
+    def _class_loss(self, layers: list[Layer], heads: list[HeadLayer], sums: Sums, batch: Batch) -> Tensor:
+        """Return the sum of the layers' mean class losses, (1,); 0 for a single class, which has no ``heads``."""
+        total = torch.zeros(1, device=layers[0].raw.device)
+        if not heads:
+            return total
+        modifiers = self.cls_modifiers
+        scales = modifiers.scale_factors(sums)
+        for i, (layer, head) in enumerate(zip(layers, heads, strict=True)):
+            if len(layer.cells):
+                scale = None if scales is None else scales[i]
+                factor = product((self._class_factor(i, layer, head, sums), scale))
+                total = total + self._class_mean(layer, head, factor, batch.rows[i])
+        if not modifiers.tversky:
+            return total
+        term = part_of(modifiers.tversky_term("all", sum(head.overlap for head in heads), sums), batch.part)
+        return (1.0 - modifiers.tversky) * total + modifiers.tversky * term
+
+    def _class_mean(self, layer: Layer, head: HeadLayer, factor: Tensor | None, rows: Tensor | None) -> Tensor:
+        """Return the mean class loss of one layer with n above 0, or this process's part of it.
 
         Args:
-            logits: (n, nc), n above 0.
-            classes: (n,) int64.
-            rows: matches over all processes, None for this one alone.
+            layer, head: its parts.
+            factor: what the elements are multiplied by, broadcast, None for nothing.
+            rows: as for ``mean_over``.
         """
-        if self.nc == 1:
-            return 0.0
-        targets = torch.full_like(logits, self.cn).scatter_(1, classes[:, None], self.cp)
-        weighted = self.class_weights is not None and self.weights_in_force
-        if rows is None and not weighted:
-            return self.BCEcls(logits, targets)
-        elements = self.BCEcls.elements(logits, targets)
-        return mean_over(elements * self.class_weights[classes][:, None] if weighted else elements, rows)
+        if self._learns:
+            weights = (1.0 if factor is None else factor.detach()) / (len(head.logits) if rows is None else rows)
+            self.BCEcls.update(head.logits.detach(), head.targets, weights, head.context)
+        is_noted = self._share is not None and self._learns
+        if head.elements is None and factor is None and rows is None and not is_noted:
+            return self.BCEcls(head.logits, head.targets, head.context)
+        elements = head.elements
+        if elements is None:
+            elements = self.BCEcls.elements(head.logits, head.targets, head.context)
+        elements = elements if factor is None else elements * factor
+        if is_noted:
+            of_rows = elements.detach().sum(1) / ((len(elements) if rows is None else rows) * elements.shape[1])
+            self._share.index_add_(0, layer.match.classes, of_rows)
+        return mean_over(elements, rows)
 
-    def objectness_targets(self, tobj: Tensor, cells: Tensor, iou: Tensor) -> Tensor:
+    def _class_factor(self, i: int, layer: Layer, head: HeadLayer, sums: Sums) -> Tensor | None:
+        """Return what a layer's class elements are multiplied by, None for nothing."""
+        of_classes = of_labels = None
+        if self.class_weights is not None and self.weights_in_force:
+            mode = "row" if self.is_softmax else self.class_weights_mode
+            of_classes = class_factor(self.class_weights, mode, head.logits, head.targets, layer.match.classes)
+        if layer.label_weights is not None:
+            of_labels = layer.label_weights[:, None]
+        return product((self.cls_modifiers.factor(i, head.positive, head.weights, sums), of_classes, of_labels))
+
+    # ---- objectness term
+    def _object_layer(self, i: int, layer: Layer, scene: Scene, sums: Sums) -> HeadLayer:
+        """Return the objectness head on layer ``i``, with elements and sums where something modifies them."""
+        head = HeadLayer(full_precision(layer.raw[..., 4]), layer.tobj)
+        modifiers, loss = self.obj_modifiers, self.BCEobj
+        if not (modifiers.is_on or self.hard.is_on):
+            return head
+        elements = loss.elements(head.logits, head.targets)
+        head = head._replace(elements=elements, positive=layer.tobj > 0)
+        with weighing(head.logits):
+            hard = self.hard.of_matches(scene.hard, layer.match.target, layer.iou.detach().clamp(min=0))
+            view = cell_view(layer, head, loss, modifiers, scene.edges and scene.edges[i], hard)
+            head = head._replace(weights=modifiers.weights(view))
+            modifiers.observe(sums, i, view, head.weights)
+            if modifiers.scale is not None:
+                modifiers.observe_scale(sums, i, plain_loss(head, loss), elements)
+        if modifiers.tversky:
+            probabilities, positive = loss.probabilities(head.logits).view(-1, 1), head.positive.view(-1, 1)
+            head = head._replace(overlap=modifiers.overlap(sums, i, probabilities, positive))
+        return head
+
+    def _object_loss(self, layers: list[Layer], heads: list[HeadLayer], sums: Sums, batch: Batch) -> Tensor:
+        """Return the weighted sum of the layers' objectness losses, (1,), and adapt the weights under autobalance."""
+        modifiers = self.obj_modifiers
+        scales = modifiers.scale_factors(sums)
+        means = [self._object_mean(i, *parts, sums, batch) for i, parts in enumerate(zip(layers, heads, strict=True))]
+        stacked = torch.stack(means if scales is None else [m * scales[i] for i, m in enumerate(means)])
+        if modifiers.tversky:
+            terms = [part_of(modifiers.tversky_term(i, h.overlap, sums), batch.part) for i, h in enumerate(heads)]
+            stacked = (1.0 - modifiers.tversky) * stacked + modifiers.tversky * torch.stack(terms)
+        return self.objectness_term(stacked, batch.part is not None)
+
+    def _object_mean(self, i: int, layer: Layer, head: HeadLayer, sums: Sums, batch: Batch) -> Tensor:
+        """Return the mean objectness loss of one layer, or this process's part of it, ()."""
+        factor = self.obj_modifiers.factor(i, head.positive, head.weights, sums)
+        if self.obj_class_weights and self.class_weights is not None and self.weights_in_force:
+            factor = product((factor, layer.on_cells(self.class_weights[layer.match.classes])))
+        elements = head.elements
+        if factor is not None:
+            elements = (self.BCEobj.elements(head.logits, head.targets) if elements is None else elements) * factor
+        if self.obj_modifiers.norm == "pos":
+            total = elements.sum() / self.obj_modifiers.positives(i, sums)
+            return total if sums.counts else total * 0.0
+        mean = self.BCEobj(head.logits, head.targets) if elements is None else elements.mean()
+        return mean if batch.part is None else mean * batch.part
+
+    def objectness_targets(self, tobj: Tensor, cells: Tensor, iou: Tensor, owners: Tensor | None = None) -> Tensor:
         """Return ``tobj`` with the IoU of every matched cell; the later of several matches in one cell counts.
 
         Args:
             tobj: (bs, na, ny, nx) zeros, filled in place.
             cells: (n,) int64 flat positions in ``tobj``.
             iou: (n,) of the predicted boxes, used detached and from 0.
+            owners: (n,) int64 the match that counts in each match's cell; worked out by default.
         """
         iou = iou.detach().clamp(min=0).to(tobj.dtype)
-        if self.sort_obj_iou:
-            order = iou.argsort()
-            cells, iou = cells[order], iou[order]
+        owners = self._owners(cells, iou, tobj.numel()) if owners is None else owners
         if self.gr < 1:
             iou = (1.0 - self.gr) + self.gr * iou
-        tobj.view(-1)[cells] = iou[last_match_of_cell(cells, tobj.numel())]
+        tobj.view(-1)[cells] = iou[owners]
         return tobj
 
-    def objectness_term(self, layers: Tensor, part: Tensor | None = None) -> Tensor:
+    def objectness_term(self, layers: Tensor, is_part: bool = False) -> Tensor:
         """Return the weighted sum of the layers' objectness losses, (1,), and adapt the weights under autobalance.
 
         Args:
             layers: (nl,) mean loss per layer.
-            part: this process's share of the images, None for all.
+            is_part: they are this process's parts of the means.
         """
-        layers = layers if part is None else layers * part
         total = (layers * self._balance[: self.nl].to(layers.dtype)).sum(0, keepdim=True)
         if self.autobalance:
-            current = layers.detach() if part is None else self.world_sum(layers.detach().clone())
+            current = self.world_sum(layers.detach().clone()) if is_part else layers.detach()
             balance = self._balance.clone()
             balance[: self.nl] = balance[: self.nl] * BALANCE_MOMENTUM + (1 - BALANCE_MOMENTUM) / current
             self._balance = balance / balance[self.ssi]
         return total
 
+    # ---- targets
     def build_targets(
         self, p: Sequence[Tensor], targets: Tensor
     ) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor]], list[Tensor]]:
@@ -186,123 +328,118 @@ class ComputeLoss:
         Returns:
             Per layer: classes (n,); boxes (n, 4) dx dy w h in grid units; (b, a, gj, gi), each (n,); anchors (n, 2).
         """
-        matches = [
-            match_layer(targets, anchors, (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"])
-            for raw, anchors in zip(p, self.anchors, strict=True)
-        ]
+        matches = self._matches(p, targets)
         indices = [(m.image, m.anchor, m.row, m.column) for m in matches]
         return [m.classes for m in matches], [m.boxes for m in matches], indices, [m.anchors for m in matches]
 
+    def _matches(self, p: Sequence[Tensor], targets: Tensor) -> list[LayerMatches]:
+        return [
+            match_layer(targets, anchors, (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"])
+            for raw, anchors in zip(p, self.anchors, strict=True)
+        ]
+
+    def _layer(self, raw: Tensor, match: LayerMatches, targets: Tensor) -> Layer:
+        """Return what the terms need of a layer: outputs and IoU of its matches, and the objectness targets."""
+        cells = flat_cells((match.image, match.anchor, match.row, match.column), raw.shape)
+        outputs = full_precision(raw.reshape(-1, raw.shape[-1])[cells])  # (n, no)
+        iou = box_ciou(outputs[:, :4], match.anchors, match.boxes)
+        tobj = torch.zeros(raw.shape[:4], device=raw.device)
+        owners = self._owners(cells, iou.detach(), tobj.numel())
+        if len(cells):
+            tobj = self.objectness_targets(tobj, cells, iou, owners)
+        has_weights = targets.shape[1] > LABEL_WEIGHT
+        label_weights = targets[match.target, LABEL_WEIGHT].to(outputs.dtype) if has_weights else None
+        return Layer(raw, match, cells, owners, outputs, iou, tobj, label_weights)
+
+    def _owners(self, cells: Tensor, iou: Tensor, cell_count: int) -> Tensor:
+        return owners_of_cells(cells, cell_count, iou.clamp(min=0) if self.sort_obj_iou else None)
+
+    def _counted(self, matches: list[int], images: int) -> Sums:
+        """Return the sums of a step, begun with its matches per layer and its images."""
+        sums = Sums(self.world_sum, not self.is_filler)
+        if self.world_sum is not None:
+            counts = torch.tensor([*matches, images], dtype=torch.float32)
+            sums.add("counts", counts.to(self.device, non_blocking=True))
+        return sums
+
+    def _batch(self, sums: Sums, images: int) -> Batch:
+        images = images if sums.counts else 0
+        if self.world_sum is None:
+            return Batch(images, None, [None] * self.nl)
+        total = sums["counts"]
+        return Batch(total[-1], images / total[-1], total[:-1])
+
+    # ---- state
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Say which epoch begins, for class weights that start later (``cls_weights_start``).
+        """Say which epoch begins, for weights that start later or grow (``cls_weights_start``, ``dyn_epochs``).
 
         Args:
             epoch: its number, from 0.
             epochs: epochs of the run.
         """
         self.weights_in_force = epoch >= first_weighted_epoch(self.hyp.get("cls_weights_start") or 0, epochs)
+        for modifiers in (self.cls_modifiers, self.obj_modifiers):
+            modifiers.set_epoch(epoch, epochs)
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """Return what changes during training, for an exact resume."""
-        return {"balance": self.balance}
+    def for_validation(self) -> ComputeLoss:
+        """Return this loss as one process alone measures it, which changes no state; it shares the state."""
+        local = copy.copy(self)
+        local.world_sum, local._share = None, None
+        local.autobalance = local.adapts = local.is_filler = False
+        return local
 
-    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Take over the state of another run's loss."""
-        self.balance = state["balance"]
+    def track_loss_share(self) -> None:
+        """Begin to add up, or begin anew, how much of the class loss each true class makes up."""
+        self._share = torch.zeros(self.nc, device=self.device)
 
-    def _batch(self, matches: list[int], images: int) -> Batch:
-        """Count matches per layer and images over all processes, in one exchange."""
-        if self.world_sum is None:
-            return Batch(images, None, [None] * len(matches))
-        local = torch.tensor([*matches, images], dtype=torch.float32).to(self.device, non_blocking=True)
-        total = self.world_sum(local.clone())
-        return Batch(total[-1], images / total[-1], total[:-1])
+    def loss_share(self) -> Tensor | None:
+        """Return each class's share of the class loss since ``track_loss_share``, (nc,) on the device; None without it.
 
-    def _checked_weights(self, weights: Tensor | Sequence[float] | None) -> Tensor | None:
-        if weights is None:
+        Every process has to call it. Before the first match all shares are 0.
+        """
+        if self._share is None:
             return None
-        weights = torch.as_tensor(weights, dtype=torch.float32).to(self.device)
-        if weights.shape != (self.nc,):
-            raise ValueError(f"class_weights: shape {tuple(weights.shape)}, expected ({self.nc},), one per class")
-        return weights
+        total = self._share.clone() if self.world_sum is None else self.world_sum(self._share.clone())
+        return total / total.sum().clamp(min=1e-30)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes during training, for an exact resume: numbers, and float32 tensors on the CPU."""
+        parts = {name: dict(part.state_dict()) for name, part in self._stateful().items()}
+        state: dict[str, Any] = {name: as_saved(part) for name, part in parts.items() if part}
+        if self._share is not None:
+            state["loss_share"] = self._share.to("cpu", copy=True)
+        return {"balance": self.balance, **state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of another run's loss with the same settings."""
+        self.balance = state["balance"]
+        for name, part in self._stateful().items():
+            if name in state:
+                part.load_state_dict(state[name])
+        if "loss_share" in state:
+            self._share = state["loss_share"].to(self.device, copy=True)
+
+    def _stateful(self) -> dict[str, nn.Module]:
+        return {
+            "cls_loss": self.BCEcls,
+            "obj_loss": self.BCEobj,
+            "cls_modifiers": self.cls_modifiers,
+            "obj_modifiers": self.obj_modifiers,
+        }
+
+    @property
+    def _learns(self) -> bool:
+        """Whether the running state follows this call: in training, not where gradients are off."""
+        return self.adapts and torch.is_grad_enabled()
+
+    def _learn(self, sums: Sums) -> None:
+        """Take the step into the running state."""
+        if self._learns:
+            self.cls_modifiers.absorb(sums)
+            self.obj_modifiers.absorb(sums)
+            self.BCEcls.step()
 
 
-def box_ciou(raw: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Return the complete IoU of predicted and target boxes, (n,).
-
-    Args:
-        raw: (n, 4) outputs: centre 2·sigmoid − 0.5 from the cell's corner, sides (2·sigmoid)² anchors.
-        anchors: (n, 2) w h in grid units.
-        boxes: (n, 4) dx dy w h in grid units.
-    """
-    activated = raw.sigmoid() * 2
-    predicted = torch.cat((activated[:, :2] - 0.5, activated[:, 2:] ** 2 * anchors), 1)
-    return bbox_iou(predicted, boxes, CIoU=True).squeeze(-1)
-
-
-def flat_cells(indices: tuple[Tensor, Tensor, Tensor, Tensor], shape: Sequence[int]) -> Tensor:
-    """Return positions (n,) of (b, a, gj, gi) in a flattened layer of shape (bs, na, ny, nx, ...)."""
-    b, a, gj, gi = indices
-    return ((b * shape[1] + a) * shape[2] + gj) * shape[3] + gi
-
-
-def mean_over(values: Tensor, rows: Tensor | None) -> Tensor:
-    """Return the mean of all elements, or this process's part of the mean over all processes.
-
-    Args:
-        values: (n, ...), n above 0.
-        rows: what n is over all processes, (); None for this process alone.
-    """
-    if rows is None:
-        return values.mean()
-    return values.sum() / (rows * (values.numel() // len(values)))
-
-
-class FocalLoss(nn.Module):
-    """Focal weights around a BCE-with-logits loss; reduction as that loss had it.
-
-    Args:
-        loss_fcn: an nn.BCEWithLogitsLoss, set to elementwise results.
-        gamma, alpha: as in ``sigmoid_focal_loss``.
-    """
-
-    def __init__(self, loss_fcn: nn.Module, gamma: float = 1.5, alpha: float = 0.25):
-        super().__init__()
-        self.loss_fcn = loss_fcn
-        self.gamma, self.alpha = gamma, alpha
-        self.reduction = loss_fcn.reduction
-        self.loss_fcn.reduction = "none"
-
-    def forward(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Return the loss of logits ``pred`` against ``true``: mean or sum, shape (), or elementwise."""
-        loss = self.loss_fcn(pred, true) * balance_factor(true, self.alpha) * self.modulation(pred, true)
-        return {"mean": loss.mean, "sum": loss.sum}.get(self.reduction, lambda: loss)()
-
-    def modulation(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Return (1 − p_t)^γ per element."""
-        return power(probability_missed(pred, true), self.gamma)
-
-
-class QFocalLoss(FocalLoss):
-    """The quality focal variant, |t − p|^γ, for soft targets (https://arxiv.org/abs/2006.04388)."""
-
-    def modulation(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Return |t − p|^γ per element."""
-        return power((true - pred.sigmoid()).abs(), self.gamma)
-
-
-class BCEBlurWithLogitsLoss(nn.Module):
-    """BCE that counts confident detections without a label less, as such labels are often missing.
-
-    ℓ · (1 − exp((p − t − 1) / (alpha + 1e-4))), mean.
-    """
-
-    def __init__(self, alpha: float = 0.05):
-        super().__init__()
-        self.loss_fcn = nn.BCEWithLogitsLoss(reduction="none")
-        self.alpha = alpha
-
-    def forward(self, pred: Tensor, true: Tensor) -> Tensor:
-        """Return the mean loss of logits ``pred`` against ``true``, shape ()."""
-        excess = pred.sigmoid() - true
-        return (self.loss_fcn(pred, true) * (1 - torch.exp((excess - 1) / (self.alpha + 1e-4)))).mean()
+def as_saved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

@@ -24,6 +24,7 @@ class _Options:
     """What the steps of one call share."""
 
     conf_thres: float
+    class_thres: torch.Tensor | None
     iou_thres: float
     classes: list[int] | None
     agnostic: bool
@@ -42,6 +43,8 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
     labels: Sequence[torch.Tensor | Sequence[Sequence[float]]] = (),
     max_det: int = 300,
     nm: int = 0,
+    *,
+    class_thres: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Return each image's detections, most confident first: (n, 6 + nm) x1, y1, x2, y2, conf, class, mask columns.
 
@@ -59,9 +62,11 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
         labels: per image (k, 5) class, centre x, y, w, h in pixels, added as certain candidates.
         max_det: most detections an image may have.
         nm: number of mask columns at the end of a row.
+        class_thres: (nc,) smallest confidence of each class, in place of conf_thres. What stays below it suppresses
+            nothing.
 
     Raises:
-        InputError: a threshold outside 0 to 1, or max_det below 1.
+        InputError: a threshold outside 0 to 1, not one for each class, or max_det below 1.
     """
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
         if not 0 <= value <= 1:
@@ -72,7 +77,10 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
         prediction = prediction[0]
     nc = prediction.shape[2] - nm - 5
     wanted = None if classes is None else [int(c) for c in classes]
-    options = _Options(conf_thres, iou_thres, wanted, agnostic, multi_label and nc > 1, max_det, nc)
+    if class_thres is not None:
+        class_thres = _checked_thresholds(class_thres, nc).to(prediction.device)
+        conf_thres = float(class_thres.min())
+    options = _Options(conf_thres, class_thres, iou_thres, wanted, agnostic, multi_label and nc > 1, max_det, nc)
 
     chosen = prediction[..., 4] > conf_thres
     output: list[torch.Tensor] = []
@@ -82,6 +90,18 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
         counts = torch.bincount(image, minlength=last - first).tolist()
         output += [_suppress(part, options) for part in table.split(counts)]
     return output
+
+
+def _checked_thresholds(class_thres: torch.Tensor, nc: int) -> torch.Tensor:
+    """Return the thresholds as float32 (nc,)."""
+    class_thres = torch.as_tensor(class_thres, dtype=torch.float32)
+    if class_thres.shape != (nc,):
+        raise InputError(
+            f"class_thres has the shape {tuple(class_thres.shape)}, allowed is one threshold per class: ({nc},)"
+        )
+    if not ((class_thres >= 0) & (class_thres <= 1)).all():
+        raise InputError(f"class_thres is {class_thres.tolist()}, allowed are 0.0 to 1.0")
+    return class_thres
 
 
 def _groups(rows_per_image: list[int]) -> Iterator[tuple[int, int]]:
@@ -124,11 +144,13 @@ def _candidates(rows: torch.Tensor, image: torch.Tensor, options: _Options) -> t
     rows[:, 5:] *= rows[:, 4:5]
     scores = rows[:, 5:end]
     if options.multi_label:
-        row, best = (scores > options.conf_thres).nonzero(as_tuple=True)
+        limit = options.conf_thres if options.class_thres is None else options.class_thres
+        row, best = (scores > limit).nonzero(as_tuple=True)
         confidence = scores[row, best]
     else:
         confidence, best = scores.max(1)
-        row = (confidence > options.conf_thres).nonzero().squeeze(1)
+        limit = options.conf_thres if options.class_thres is None else options.class_thres[best]
+        row = (confidence > limit).nonzero().squeeze(1)
         confidence, best = confidence[row], best[row]
     keep = rows[:, :4].isfinite().all(1)[row]
     if options.classes is not None:

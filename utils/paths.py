@@ -100,6 +100,17 @@ def get_latest_run(search_dir: str | Path = ".") -> str:
     return str(max(found, key=lambda path: path.stat().st_ctime)) if found else ""
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_suffix(
     file: str | Path | Iterable[str | Path] = "yolov5s.pt", suffix: str | Iterable[str] = (".pt",), msg: str = ""
 ) -> None:

@@ -17,7 +17,15 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
-from utils.data.live_sources import SCREEN, LoadScreenshots, LoadStreams, screen_area, stream_names, to_network
+from utils.data.live_sources import (
+    SCREEN,
+    LoadScreenshots,
+    LoadStreams,
+    is_webcam,
+    screen_area,
+    stream_names,
+    to_network,
+)
 from utils.errors import InputError, MissingFileError
 from utils.images import IMG_FORMATS, VID_FORMATS, ImageError, imread
 from utils.logs import LOGGER
@@ -45,7 +53,7 @@ def source_kind(source: str) -> str:
         source: as given to detect.py's --source.
     """
     is_url = source.lower().startswith(URL_STARTS)
-    if source.isnumeric() or source.endswith(".streams") or (is_url and not is_media_url(source)):
+    if is_webcam(source) or source.endswith(".streams") or (is_url and not is_media_url(source)):
         return "streams"
     if SCREEN.fullmatch(source) or (source.lower().startswith("screen") and not Path(source).exists()):
         return "screen"
@@ -224,9 +232,9 @@ class LoadImages:
         self.count += 1
 
     def _skip(self, path: str, error: object) -> None:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
         self.problems.append((path, reason))
-        LOGGER.warning(f"WARNING skipped: {reason if path in reason else f'{path}: {reason}'}")
+        LOGGER.warning(f"WARNING skipped: {path}: {reason}")
 
     def _cv2_rotate(self, im: np.ndarray) -> np.ndarray:
         """Turn a frame upright by the video's orientation tag, for OpenCV builds that do not do so themselves."""

@@ -15,6 +15,7 @@ class LayerMatches(NamedTuple):
 
     image, anchor, row, column: (n,) int64, a cell each. classes: (n,) int64.
     boxes: (n, 4) dx dy w h in grid units, dx dy from the cell's corner. anchors: (n, 2) w h in grid units.
+    target: (n,) int64, the number of the target.
     """
 
     image: Tensor
@@ -24,6 +25,7 @@ class LayerMatches(NamedTuple):
     classes: Tensor
     boxes: Tensor
     anchors: Tensor
+    target: Tensor
 
 
 def match_layer(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: float) -> LayerMatches:
@@ -60,6 +62,7 @@ def match_layer(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_
         classes=targets[:, 1].long()[target],
         boxes=torch.cat((centre - corner, sides[target]), 1),
         anchors=anchors[anchor],
+        target=target,
     )
 
 
@@ -79,6 +82,25 @@ def last_match_of_cell(cells: Tensor, cell_count: int) -> Tensor:
     numbers = torch.arange(len(cells), device=cells.device)
     last = torch.zeros(cell_count, dtype=torch.int64, device=cells.device)
     return last.scatter_reduce_(0, cells, numbers, reduce="amax")[cells]
+
+
+def owners_of_cells(cells: Tensor, cell_count: int, rank: Tensor | None = None) -> Tensor:
+    """Return for each match the number of the match whose values count in its cell: the last one.
+
+    Args:
+        cells: (n,) int64 flat cell numbers.
+        cell_count: cells in total.
+        rank: (n,) the order of the matches, ascending; their numbers by default.
+
+    Returns:
+        (n,) int64.
+    """
+    if rank is None:
+        return last_match_of_cell(cells, cell_count)
+    order = rank.argsort()
+    owners = torch.empty_like(order)
+    owners[order] = order[last_match_of_cell(cells[order], cell_count)]
+    return owners
 
 
 def _fitting_anchors(sides: Tensor, anchors: Tensor, anchor_t: float) -> Tensor:

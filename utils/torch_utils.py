@@ -63,13 +63,14 @@ def select_device(device: torch.device | str | int = "", batch_size: int = 0, ne
     """Return the device that a ``--device`` option means and log what it is.
 
     Args:
-        device: ``""`` (the first CUDA device, else the CPU), ``cpu``, ``mps``, ``0`` or ``0,1,2,3`` (the first is
-            returned), also with ``cuda:`` in front.
+        device: ``""`` (the first CUDA device, else the CPU), ``cpu``, ``mps``, ``0`` or ``0,1,2,3``, also with
+            ``cuda:`` in front. Of several the first is returned; to a process that torchrun started, the one of its
+            local rank (of ``""``: of all devices).
         batch_size: images over all listed devices, to check that they share it evenly; 0 skips the check.
         newline: end the log line with an empty one.
 
     Raises:
-        InputError: a device that is not there, or a batch that its devices cannot share.
+        InputError: a device that is not there, a batch that its devices cannot share, or more processes than devices.
     """
     asked = str(device).strip().lower().replace("cuda:", "").replace("none", "")
     asked = "0" if asked == "cuda" else asked.replace(" ", "")
@@ -79,19 +80,32 @@ def select_device(device: torch.device | str | int = "", batch_size: int = 0, ne
     if asked == "cpu" or (asked == "" and not device_count()):
         return _say_device(torch.device("cpu"), found + "CPU", newline)
     indices = _cuda_indices(asked)
-    if batch_size > 0 and batch_size % len(indices):
+    if batch_size > 0 and asked and batch_size % len(indices):
         raise InputError(
             f"--batch-size {batch_size} is not a multiple of the {len(indices)} devices of --device {device}"
         )
-    for index in indices:
+    chosen = _own_device(indices, asked)
+    for index in indices if asked else [chosen]:
         facts = torch.cuda.get_device_properties(index)
         found += f"CUDA:{index} ({facts.name}, {facts.total_memory / 2**20:.0f}MiB) "
-    return _say_device(torch.device("cuda", indices[0]), found.rstrip(), newline)
+    torch.cuda.set_device(chosen)  # what asks for "the current device", such as memory figures, means this one
+    return _say_device(torch.device("cuda", chosen), found.rstrip(), newline)
+
+
+def _own_device(indices: list[int], asked: str) -> int:
+    """Return this process's device of those listed: the first, under torchrun the one of its local rank."""
+    if len(indices) > LOCAL_RANK:
+        return indices[max(LOCAL_RANK, 0)]
+    where = f"--device {asked} names {len(indices)}" if asked else f"{len(indices)} are visible here"
+    raise InputError(
+        f"torchrun started local rank {LOCAL_RANK}, but of CUDA devices {where}: "
+        "allowed are as many processes per machine as devices"
+    )
 
 
 def _cuda_indices(asked: str) -> list[int]:
     count = device_count()
-    parts = (asked or "0").split(",")
+    parts = asked.split(",") if asked else [str(index) for index in range(count if LOCAL_RANK != -1 else 1)]
     valid = all(part.isascii() and part.isdigit() and int(part) < count for part in parts)
     if valid and len({int(part) for part in parts}) == len(parts):
         return [int(part) for part in parts]
@@ -179,17 +193,17 @@ def torch_distributed_zero_first(local_rank: int) -> Iterator[None]:
     """
     joined = local_rank != -1 and dist.is_available() and dist.is_initialized()
     if joined and local_rank > 0:
-        _barrier(local_rank)
+        _barrier()
     try:
         yield
     finally:
         if joined and local_rank == 0:
-            _barrier(local_rank)
+            _barrier()
 
 
-def _barrier(local_rank: int) -> None:
+def _barrier() -> None:
     if dist.get_backend() == "nccl":
-        dist.barrier(device_ids=[local_rank])
+        dist.barrier(device_ids=[torch.cuda.current_device()])  # of --device 2,3 local rank 0 has device 2
     else:
         dist.barrier()
 
@@ -261,6 +275,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         ) from error
     for group, chosen in zip(optimizer.param_groups, kernels, strict=True):
         group.update(chosen)
+        for parameter in group["params"]:
+            _lay_out_like(parameter, optimizer.state.get(parameter, {}))
+
+
+def _lay_out_like(parameter: nn.Parameter, state: dict[str, Any]) -> None:
+    """Give a parameter's running means its memory layout: files hold plain ones, and fused kernels want them equal."""
+    for key, value in state.items():
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            state[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def smart_resume(  # noqa: PLR0913  (upstream's signature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,13 @@ def parse_yaml(text: str, source: str | Path = "YAML") -> Any:  # noqa: ANN401  
         raise InputError(f"{source}: nested too deeply to be read") from None
 
 
-def write_yaml(path: str | Path, data: Any) -> None:  # noqa: ANN401
-    """Write plain data as YAML in the order of its keys; paths become text."""
+def write_yaml(path: str | Path, data: Any, *, comment: Iterable[str] = ()) -> None:  # noqa: ANN401
+    """Write plain data as YAML in the order of its keys; paths become text; ``comment`` holds lines to begin with."""
     text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
     if _LINE_BREAKS & set(text):  # PyYAML folds these on reading unless they are escaped
         text = yaml.safe_dump(_plain(data), sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    head = "".join(f"# {_one_line(line)}\n" for line in comment)
+    Path(path).write_text(head + text, encoding="utf-8")
 
 
 def _read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""From class counts to class weights, repeat factors and image weights: numpy alone, nothing of a model.
+"""From class counts to the weights of the class loss: numpy alone, nothing of a model.
 
 Labels are what data sets hold: one array per image, (n, 5) class, cx, cy, w, h.
 """
@@ -12,38 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.balance.image_weights import RepeatFactors, image_repeat_factors, repeat_factors
+from utils.balance.label_counts import Labels, class_counts, classes_held, image_and_class, image_counts
 from utils.errors import InputErrors
 from utils.hyperparameter_table import class_names, weights_problems
 
 if TYPE_CHECKING:
     import torch
 
-Labels = Sequence[np.ndarray]
+__all__ = [
+    "ClassWeights", "RepeatFactors", "class_counts", "class_weights", "classes_held", "effective_number",
+    "first_weighted_epoch", "image_and_class", "image_counts", "image_repeat_factors", "inverse",
+    "labels_to_class_weights", "labels_to_image_weights", "limit_weights", "median_frequency", "normalise_weights",
+    "repeat_factors", "sqrt_inverse",
+]  # fmt: skip
+
 Names = Mapping[int, str] | Iterable[str]
-
-
-def image_and_class(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image number and the class of every box, two (boxes,) int64 arrays."""
-    images = np.repeat(np.arange(len(labels)), [len(image) for image in labels])
-    classes = [np.asarray(image)[:, 0].astype(np.int64) for image in labels if len(image)]
-    return images, np.concatenate(classes) if classes else np.zeros(0, np.int64)
-
-
-def classes_held(labels: Labels, nc: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return image number and class, two (pairs,) int64 arrays, of every class that an image holds, once each."""
-    images, classes = image_and_class(labels)
-    pairs = np.unique(images * nc + classes)
-    return pairs // nc, pairs % nc
-
-
-def class_counts(labels: Labels, nc: int) -> np.ndarray:
-    """Return the instances of every class, (nc,) int64."""
-    return np.bincount(image_and_class(labels)[1], minlength=nc)
-
-
-def image_counts(labels: Labels, nc: int) -> np.ndarray:
-    """Return the images that hold each class, (nc,) int64."""
-    return np.bincount(classes_held(labels, nc)[1], minlength=nc)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,114 +157,6 @@ def normalise_weights(weights: np.ndarray, counts: np.ndarray, norm: str) -> np.
 def first_weighted_epoch(start: float, epochs: int) -> int:
     """Return the first epoch, from 0, in which weights hold: ``start`` from 1 on, else that fraction of the run."""
     return int(start) if start >= 1 else math.ceil(start * epochs - 1e-9)
-
-
-@dataclasses.dataclass(frozen=True)
-class RepeatFactors:
-    """How often images are drawn relative to each other.
-
-    images: (N,) float64, at least 1. classes: (nc,) float64, at least 1. threshold: image share below which a class
-    is repeated. images_with: (nc,) images that hold the class.
-    """
-
-    images: np.ndarray
-    classes: np.ndarray
-    threshold: float
-    images_with: np.ndarray
-
-    def summary(self, names: Names) -> str:
-        """Return one line for the run log."""
-        pairs = zip(class_names(names), self.classes, strict=True)
-        text = ", ".join(f"{name} {factor:.4g}" for name, factor in pairs if factor > 1) or "no class is below it"
-        return f"sampler: repeat_factor, threshold {self.threshold:.4g}, factors above 1: {text}"
-
-
-def image_repeat_factors(
-    labels: Labels, nc: int, threshold: float | str = "auto", reduce: str = "max"
-) -> RepeatFactors:
-    """Return the repeat factors of Gupta et al. (LVIS), https://arxiv.org/abs/1908.03195, section 4.
-
-    1. f_c, the share of images that hold class c. 2. r_c = max(1, √(t/f_c)), 1 for a class without images.
-    3. per image the largest (or the mean) r_c of its classes, 1 without labels.
-
-    Args:
-        labels: per image.
-        nc: classes.
-        threshold: t above 0, or "auto": the median f_c of the classes that occur.
-        reduce: "max" or "mean".
-    """
-    held_in, held = classes_held(labels, nc)
-    images_with = np.bincount(held, minlength=nc)
-    share = images_with / max(len(labels), 1)
-    present = images_with > 0
-    if threshold == "auto":
-        threshold = float(np.median(share[present])) if present.any() else 1.0
-    classes = np.ones(nc)
-    classes[present] = np.maximum(1.0, np.sqrt(threshold / share[present]))
-    images = np.ones(len(labels))
-    if reduce == "max":
-        np.maximum.at(images, held_in, classes[held])
-    else:
-        number = np.bincount(held_in, minlength=len(labels))
-        total = np.bincount(held_in, weights=classes[held], minlength=len(labels))
-        images = np.where(number > 0, total / np.maximum(number, 1), 1.0)
-    return RepeatFactors(images, classes, float(threshold), images_with)
-
-
-def repeat_factors(hyp: Mapping[str, Any], labels: Labels, nc: int) -> RepeatFactors | None:
-    """Return the repeat factors that the hyperparameters ask for, None when no sampler is on."""
-    if hyp.get("sampler") in (None, "none"):
-        return None
-    return image_repeat_factors(labels, nc, hyp.get("sampler_t", "auto"), hyp.get("sampler_reduce", "max"))
-
-
-def expected_instances(factors: RepeatFactors, labels: Labels) -> np.ndarray:
-    """Return (nc,): the boxes per class among as many draws as there are images, on average."""
-    share = factors.images / factors.images.sum() * len(labels)
-    images, classes = image_and_class(labels)
-    return np.bincount(classes, weights=share[images], minlength=len(factors.classes))
-
-
-def double_correction(weights: ClassWeights | None, factors: RepeatFactors | None, names: Names) -> str | None:
-    """Return a warning when weights and sampler both favour rare classes, with the product per class, else None."""
-    if weights is None or factors is None or np.ptp(weights.values) == 0 or np.ptp(factors.classes) == 0:
-        return None
-    product = weights.values * factors.classes
-    text = ", ".join(f"{name} {value:.4g}" for name, value in zip(class_names(names), product, strict=True))
-    return f"cls_weights and sampler both correct the class balance, weight × repeat factor: {text}"
-
-
-def balance_table(
-    names: Names,
-    counts: np.ndarray,
-    images: np.ndarray,
-    weights: ClassWeights | None = None,
-    factors: RepeatFactors | None = None,
-    labels: Labels | None = None,
-) -> str:
-    """Return a table with a line per class: instances, images, class weight, repeat factor ('-' where off), and with
-    a sampler the boxes of the class that an epoch of as many draws as images holds on average.
-
-    Args:
-        names: class names, as a list or {id: name}.
-        counts: (nc,) training instances.
-        images: (nc,) training images that hold the class.
-        weights: of the class loss.
-        factors: of the sampler.
-        labels: per image, for the last column.
-    """
-    names = class_names(names)
-    drawn = np.asarray(counts) if factors is None or labels is None else expected_instances(factors, labels)
-    width = max(len("class"), *map(len, names))
-    total = max(int(np.sum(counts)), 1)
-    head = f"{'class':<{width}}{'instances':>11}{'share':>8}{'images':>9}{'weight':>9}{'repeat':>9}{'per epoch':>11}"
-    lines = [head]
-    for c, name in enumerate(names):
-        weight = "-" if weights is None else f"{weights.values[c]:.4g}"
-        factor = "-" if factors is None else f"{factors.classes[c]:.4g}"
-        share = f"{100 * counts[c] / total:.1f}%"
-        lines.append(f"{name:<{width}}{counts[c]:>11}{share:>8}{images[c]:>9}{weight:>9}{factor:>9}{drawn[c]:>11.0f}")
-    return "\n".join(lines)
 
 
 def labels_to_class_weights(labels: Labels, nc: int = 80) -> torch.Tensor:

@@ -1,166 +1,206 @@
-"""Losses of the class and objectness heads: pure functions, elementwise, and the table that maps hyp names to them.
-
-Symbols: z logit, p = sigmoid(z), t target in [0, 1], p_t = t·p + (1 − t)(1 − p). Every function takes logits and
-targets of one shape and returns one value per element in float32 (float64 stays); reductions and weights belong to the
-caller.
-"""
+"""The table of losses: what a hyp file's names build for each head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+
+from utils.balance.base_losses import (
+    asymmetric_loss,
+    balance_factor,
+    bce,
+    bce_blur_loss,
+    biscale_focal_loss,
+    full_precision,
+    power,
+    probability_missed,
+    quality_focal_loss,
+    sigmoid_focal_loss,
+    varifocal_loss,
+)
+from utils.balance.head_loss import BCELoss, HeadContext, HeadLoss, LogitAdjustedLoss, SoftmaxFocalLoss, VarifocalLoss
+from utils.balance.loss_names import CLS_LOSSES, OBJ_LOSSES, base_loss, loss_parameters
+from utils.balance.running_losses import EqualizedFocalLoss, SeesawLoss, WorldSum
+
+__all__ = [
+    "BASE_LOSSES", "BCELoss", "HeadContext", "HeadLoss", "balance_factor", "bce", "build_head_loss", "full_precision",
+    "power", "probability_missed", "sigmoid_focal_loss",
+]  # fmt: skip
 
 UPSTREAM_FOCAL_ALPHA = 0.25  # what fl_gamma > 0 uses on both heads
-MIN_BASE = 1e-6  # of a power below 1, whose slope at 0 is infinite
 
 
-def bce(logits: Tensor, targets: Tensor, pos_weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy, ℓ = w·t·softplus(−z) + (1 − t)·softplus(z).
+class Setup(NamedTuple):
+    """What a builder has to go by.
 
-    Args:
-        logits: (..., k).
-        targets: same shape, 0 to 1.
-        pos_weight: w, (1,) or (k,), above 0; None is 1.
-    """
-    logits = full_precision(logits)
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), pos_weight=pos_weight, reduction="none")
-
-
-def sigmoid_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    alpha: float | None = None,
-    gamma: float = 1.5,
-    pos_weight: Tensor | None = None,
-) -> Tensor:
-    """Focal loss α_t · (1 − p_t)^γ · ℓ(z, t) of Lin et al., https://arxiv.org/abs/1708.02002.
-
-    α_t = α·t + (1 − α)(1 − t). With γ = 0 and α None this is ``bce``, bit for bit.
-
-    Args:
-        logits: (..., k).
-        targets: same shape, 0 to 1. Soft targets do not have their minimum at p = t.
-        alpha: weight of positives against negatives, between 0 and 1; None leaves it out.
-        gamma: focusing strength, 0 to 5.
-        pos_weight: of ℓ, as in ``bce``.
-    """
-    logits = full_precision(logits)
-    targets = targets.to(logits.dtype)
-    loss = bce(logits, targets, pos_weight)
-    if gamma:
-        loss = loss * power(probability_missed(logits, targets), gamma)
-    return loss if alpha is None else loss * balance_factor(targets, alpha)
-
-
-def probability_missed(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 − p_t, without the cancellation of 1 − sigmoid(z) at confident logits; same shape as the inputs."""
-    return targets * torch.sigmoid(-logits) + (1 - targets) * torch.sigmoid(logits)
-
-
-def balance_factor(targets: Tensor, alpha: float) -> Tensor:
-    """Return α_t = α·t + (1 − α)(1 − t), same shape as ``targets``."""
-    return targets * alpha + (1 - targets) * (1 - alpha)
-
-
-def power(base: Tensor, exponent: float) -> Tensor:
-    """Return base^exponent for base in [0, 1] and exponent above 0, with a finite gradient at 0."""
-    if exponent == 1:
-        return base
-    return base.clamp(min=MIN_BASE) ** exponent if exponent < 1 else base**exponent
-
-
-def full_precision(logits: Tensor) -> Tensor:
-    """Return half and bfloat16 logits as float32, wider ones unchanged."""
-    return logits.float() if logits.dtype in {torch.float16, torch.bfloat16} else logits
-
-
-class BCELoss(nn.BCEWithLogitsLoss):
-    """PyTorch's loss itself, bit for bit, which also gives its elements.
-
-    Args:
-        pos_weight: a number, or one per class; None is 1.
+    parameters: of the loss, as ``loss_parameters`` gives them. pos_weight: of the head. class_counts: (nc,) float32
+    training instances, or None. world_sum: sums a small tensor over all processes, or None.
     """
 
-    def __init__(self, pos_weight: float | Sequence[float] | None = None):
-        super().__init__(pos_weight=pos_weight_tensor(pos_weight))
-
-    def elements(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of every element, the shape of ``logits``."""
-        return bce(logits, targets, self.pos_weight)
+    parameters: Mapping[str, Any]
+    pos_weight: float | Sequence[float] | None
+    class_counts: Tensor | None
+    world_sum: WorldSum | None
 
 
-class MeanLoss(nn.Module):
-    """An elementwise loss whose call is the mean.
-
-    Args:
-        function: (logits, targets, pos_weight=...) → elementwise loss.
-        pos_weight: a number, or one per class; None is 1.
-    """
-
-    def __init__(self, function: Callable[..., Tensor], pos_weight: float | Sequence[float] | None = None):
-        super().__init__()
-        self.function = function
-        self.register_buffer("pos_weight", pos_weight_tensor(pos_weight))
-
-    def elements(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of every element, the shape of ``logits``."""
-        return self.function(logits, targets, pos_weight=self.pos_weight)
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over all elements, shape ()."""
-        return self.elements(logits, targets).mean()
+def build_bce(setup: Setup) -> HeadLoss:
+    """Return binary cross-entropy."""
+    return BCELoss(setup.pos_weight)
 
 
-HeadLoss = BCELoss | MeanLoss
+def build_focal(setup: Setup) -> HeadLoss:
+    """Return the focal loss."""
+    alpha, gamma = setup.parameters["alpha"], setup.parameters["gamma"]
+    return HeadLoss(partial(sigmoid_focal_loss, alpha=alpha, gamma=gamma), setup.pos_weight)
 
 
-def pos_weight_tensor(pos_weight: float | Sequence[float] | None) -> Tensor | None:
-    """Return weights of positives as a tensor (1,) or (k,), None when all are 1."""
-    weights = [1.0] if pos_weight is None else pos_weight if isinstance(pos_weight, (list, tuple)) else [pos_weight]
-    return None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float32)
+def build_qfocal(setup: Setup) -> HeadLoss:
+    """Return the quality focal loss."""
+    alpha, gamma = setup.parameters["alpha"], setup.parameters["gamma"]
+    function = partial(quality_focal_loss, alpha=alpha, gamma=gamma)
+    return HeadLoss(function, setup.pos_weight, setup.parameters.get("qtarget") == "iou")
 
 
-def build_bce(hyp: Mapping[str, Any], head: str) -> HeadLoss:
-    """Return binary cross-entropy with the head's pos weight."""
-    return BCELoss(hyp.get(f"{head}_pw"))
+def build_varifocal(setup: Setup) -> HeadLoss:
+    """Return the varifocal loss."""
+    parameters = setup.parameters
+    function = partial(
+        varifocal_loss, alpha=parameters["alpha"], gamma=parameters["gamma"], weighted=parameters["vfl_weighted"]
+    )
+    return VarifocalLoss(function, setup.pos_weight, parameters.get("qtarget") == "iou")
 
 
-def build_focal(hyp: Mapping[str, Any], head: str) -> HeadLoss:
-    """Return the focal loss with the head's gamma, alpha and pos weight; BCE itself when they change nothing."""
-    return _focal(hyp, head, hyp.get(f"{head}_alpha"), hyp.get(f"{head}_gamma", 1.5))
+def build_asl(setup: Setup) -> HeadLoss:
+    """Return the asymmetric loss."""
+    parameters = setup.parameters
+    function = partial(
+        asymmetric_loss,
+        gamma_pos=parameters["gpos"],
+        gamma_neg=parameters["gneg"],
+        clip=parameters["clip"],
+        detach=parameters["asl_detach"],
+    )
+    return HeadLoss(function, setup.pos_weight)
 
 
-def _focal(hyp: Mapping[str, Any], head: str, alpha: float | None, gamma: float) -> HeadLoss:
-    if alpha is None and not gamma:
-        return build_bce(hyp, head)
-    return MeanLoss(partial(sigmoid_focal_loss, alpha=alpha, gamma=gamma), hyp.get(f"{head}_pw"))
+def build_biscale(setup: Setup) -> HeadLoss:
+    """Return the bi-scale focal loss."""
+    parameters = setup.parameters
+    function = partial(
+        biscale_focal_loss,
+        scale_pos=parameters["spos"],
+        scale_neg=parameters["sneg"],
+        gamma_pos=parameters["gpos"],
+        gamma_neg=parameters["gneg"],
+    )
+    return HeadLoss(function, setup.pos_weight)
 
 
-BASE_LOSSES: dict[str, Callable[[Mapping[str, Any], str], HeadLoss]] = {"bce": build_bce, "focal": build_focal}
+def build_bceblur(setup: Setup) -> HeadLoss:
+    """Return the blurred cross-entropy."""
+    return HeadLoss(partial(bce_blur_loss, alpha=setup.parameters["alpha"]), setup.pos_weight)
 
 
-def build_head_loss(hyp: Mapping[str, Any], head: str) -> HeadLoss:
-    """Return the loss of a head as the hyperparameters choose it.
+def build_efl(setup: Setup) -> HeadLoss:
+    """Return the equalized focal loss."""
+    return EqualizedFocalLoss(len(_counts(setup)), setup.world_sum, setup.pos_weight, setup.parameters)
 
-    ``<head>_loss`` picks from BASE_LOSSES; without it ``fl_gamma`` decides: 0 is BCE, above 0 focal with alpha 0.25.
+
+def build_seesaw(setup: Setup) -> HeadLoss:
+    """Return the seesaw loss, which counts on from the training set's instances."""
+    return SeesawLoss(_counts(setup), setup.world_sum, setup.pos_weight, setup.parameters)
+
+
+def build_logit_adjust(setup: Setup) -> HeadLoss:
+    """Return the logit-adjusted loss."""
+    return LogitAdjustedLoss(_counts(setup), setup.parameters["tau"], setup.pos_weight)
+
+
+def build_softmax_focal(setup: Setup) -> HeadLoss:
+    """Return the focal loss over softmax scores, which knows no pos weight."""
+    return SoftmaxFocalLoss(setup.parameters["gamma"])
+
+
+def _counts(setup: Setup) -> Tensor:
+    if setup.class_counts is None:
+        raise ValueError("class_counts, the training instances of each class, are missing; this class loss needs them")
+    return setup.class_counts
+
+
+BASE_LOSSES: dict[str, Callable[[Setup], HeadLoss]] = {
+    "bce": build_bce,
+    "focal": build_focal,
+    "qfocal": build_qfocal,
+    "varifocal": build_varifocal,
+    "asl": build_asl,
+    "biscale": build_biscale,
+    "bceblur": build_bceblur,
+    "efl": build_efl,
+    "seesaw": build_seesaw,
+    "logit_adjust": build_logit_adjust,
+    "softmax_focal": build_softmax_focal,
+}
+
+RUNNING_LOSSES = ("efl", "seesaw")
+
+# settings under which a loss is binary cross-entropy itself; the pos weight stays
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "bce": {},
+    "focal": {"gamma": 0, "alpha": None},
+    "qfocal": {"gamma": 0, "alpha": None, "qtarget": "one"},
+    "varifocal": {"gamma": 0, "alpha": 1, "vfl_weighted": False, "qtarget": "one"},
+    "asl": {"gpos": 0, "gneg": 0, "clip": 0},
+    "biscale": {"gpos": 0, "gneg": 0, "spos": 1, "sneg": 1},
+    "efl": {"gamma": 0, "efl_scale": 0, "alpha": None},
+    "seesaw": {"seesaw_p": 0, "seesaw_q": 0},
+    "logit_adjust": {"tau": 0},
+}
+
+
+def is_neutral(name: str, parameters: Mapping[str, Any]) -> bool:
+    """Return whether a loss with these parameters is binary cross-entropy."""
+    neutral = NEUTRAL.get(name)
+    return neutral is not None and all(parameters.get(key, value) == value for key, value in neutral.items())
+
+
+def build_head_loss(
+    hyp: Mapping[str, Any],
+    head: str,
+    class_counts: Tensor | Sequence[float] | None = None,
+    world_sum: WorldSum | None = None,
+    *,
+    nc: int | None = None,
+) -> HeadLoss:
+    """Return the loss of a head as the hyperparameters choose it; with neutral settings BCE itself.
+
+    ``<head>_loss`` picks from BASE_LOSSES (a composite name its base loss); without it ``fl_gamma`` decides: 0 is BCE,
+    above 0 focal with alpha 0.25.
 
     Args:
         hyp: hyperparameters, an object or a plain dict.
         head: "cls" or "obj".
+        class_counts: (nc,) training instances, which logit_adjust needs and seesaw counts on from.
+        world_sum: sums a small tensor over all processes, for losses with running state; None for one process.
+        nc: classes, which efl and seesaw need when there are no ``class_counts``.
 
     Raises:
-        ValueError: an unknown loss name (plain dicts are not checked earlier).
+        ValueError: an unknown loss name (plain dicts are not checked earlier), or ``class_counts`` is missing.
     """
-    name = hyp.get(f"{head}_loss")
-    fl_gamma = hyp.get("fl_gamma", 0.0)
+    name, fl_gamma = hyp.get(f"{head}_loss"), hyp.get("fl_gamma") or 0.0
+    pos_weight = hyp.get(f"{head}_pw")
     if name is None and fl_gamma > 0:
-        return _focal(hyp, head, UPSTREAM_FOCAL_ALPHA, fl_gamma)
-    name = name or "bce"
-    if name not in BASE_LOSSES:
-        raise ValueError(f"{head}_loss: {name!r} is not one of {', '.join(BASE_LOSSES)}")
-    return BASE_LOSSES[name](hyp, head)
+        return HeadLoss(partial(sigmoid_focal_loss, alpha=UPSTREAM_FOCAL_ALPHA, gamma=fl_gamma), pos_weight)
+    allowed = CLS_LOSSES if head == "cls" else OBJ_LOSSES
+    if name is not None and name not in allowed:
+        raise ValueError(f"{head}_loss: {name!r} is not one of {', '.join(allowed)}")
+    name, parameters = base_loss(name) or "bce", loss_parameters(hyp, head)
+    if is_neutral(name, parameters):
+        return BCELoss(pos_weight)
+    counts = None if class_counts is None else torch.as_tensor(class_counts, dtype=torch.float32).cpu()
+    if counts is None and nc is not None and name in RUNNING_LOSSES:
+        counts = torch.zeros(nc)
+    return BASE_LOSSES[name](Setup(parameters, pos_weight, counts, world_sum))

@@ -157,6 +157,11 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         self.order = order
         self.set_epoch(self.epoch, self.start_batch)
 
+    @property
+    def indices(self) -> np.ndarray:
+        """Return the images of the current epoch in their order, those of all processes, without fillers."""
+        return self._indices
+
     def upcoming(self) -> tuple[int, int]:
         """Return the epoch of the next iteration and its first batch."""
         return (self.epoch + 1, 0) if self._finished else (self.epoch, self.start_batch)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from utils.balance.loss_names import class_activation
 from utils.checkpoints.scan import Refused
 from utils.model_ops import meta_forward
 
+CLASS_ACTIVATIONS = ("sigmoid", "softmax")
 PROBE_SIZE = 256  # side of the image that measures strides a file does not tell; upstream measures at the same size
 DEFAULT_CHANNELS = 3
 
@@ -38,7 +41,26 @@ def adapt_model(model: nn.Module) -> nn.Module:
     attributes["names"] = _class_names(attributes.get("names"), attributes["nc"])
     if is_detector:
         _adapt_strides(model, head)
+        set_class_activation(head, attributes.get("hyp"))
     return model
+
+
+def set_class_activation(head: nn.Module, hyp: Any) -> None:
+    """Have a head score classes as its training did; it keeps an attribute of its own for softmax alone.
+
+    Args:
+        head: a Detect or Segment layer, which may carry ``cls_act`` already.
+        hyp: settings that it was trained with; anything but a mapping tells nothing.
+
+    Raises:
+        Refused: the head names an activation that is not known.
+    """
+    learned = class_activation(hyp) if isinstance(hyp, Mapping) or hasattr(hyp, "keys") else "sigmoid"
+    found = vars(head).pop("cls_act", "sigmoid")
+    if found not in CLASS_ACTIVATIONS:
+        raise Refused(f"class scores by {str(found)[:80]!r}, known are {' and '.join(CLASS_ACTIVATIONS)}")
+    if "softmax" in (learned, found):
+        head.cls_act = "softmax"
 
 
 def _check_layers(model: nn.Module) -> None:

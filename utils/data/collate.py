@@ -23,7 +23,7 @@ class SampleList(list):
 
 
 def collate(batch: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[Any, ...]]:
-    """Join samples: images (b, 3, h, w), labels (n, 6) with the image number in column 0, files, shapes."""
+    """Join samples: images (b, 3, h, w), labels (n, 6 or more) with the image number in column 0, files, shapes."""
     images, labels, paths, shapes = zip(*batch, strict=True)
     for k, rows in enumerate(labels):
         rows[:, 0] = k
@@ -68,7 +68,8 @@ def _quad(group: list[Sample], rng: np.random.Generator) -> tuple[torch.Tensor, 
         )
         return twice[0].type(images[0].dtype), labels[0]
     shifts = torch.tensor([[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]])
-    moved = torch.cat([rows + shift for rows, shift in zip(labels, shifts, strict=True)], 0)
-    moved[:, 2:] *= 0.5
+    moved = torch.cat(labels, 0)
+    moved[:, :6] += torch.cat([shift.expand(len(rows), 6) for rows, shift in zip(labels, shifts, strict=True)], 0)
+    moved[:, 2:6] *= 0.5
     left, right = torch.cat(images[:2], 1), torch.cat(images[2:], 1)
     return torch.cat((left, right), 2), moved

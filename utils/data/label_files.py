@@ -37,6 +37,7 @@ class LabelFile:
         problems: what was wrong, dropped or worth knowing.
         usable: False when the image has to be left out.
         lost: rows that do not reach training, per class id (UNREADABLE_CLASS where there is none).
+        places: (rows of the file,) place of each row in ``labels``, -1 where it was dropped; None when all are kept.
     """
 
     labels: np.ndarray
@@ -44,6 +45,7 @@ class LabelFile:
     problems: list[Problem] = field(default_factory=list)
     usable: bool = True
     lost: Counter[int] = field(default_factory=Counter)
+    places: np.ndarray | None = None
 
 
 class _Row(NamedTuple):
@@ -138,6 +140,8 @@ def _clean(labels: np.ndarray, segments: list[np.ndarray], text: str, source: st
     if keep is not None:
         result.labels = labels[keep]
         result.segments = [segments[i] for i in keep] if segments else []
+        result.places = np.full(len(labels), -1)
+        result.places[keep] = np.arange(len(keep))
     return result
 
 

@@ -33,6 +33,11 @@ def to_network(im: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(im.transpose(2, 0, 1)[::-1])
 
 
+def is_webcam(source: str) -> bool:
+    """Whether a source is a webcam's number: ASCII digits alone, so that ``int`` can read it."""
+    return source.isascii() and source.isdigit()
+
+
 class LoadStreams:
     """The newest frames of several live streams as one batch; each stream is read by a thread of its own.
 
@@ -90,7 +95,7 @@ class LoadStreams:
 
     def _open(self, i: int, name: str) -> tuple[cv2.VideoCapture, str | int]:
         """Open a stream and read its first frame."""
-        address: str | int = int(name) if name.isnumeric() else _stream_address(name)
+        address: str | int = int(name) if is_webcam(name) else _stream_address(name)
         capture = cv2.VideoCapture(address)
         ok, im = capture.read() if capture.isOpened() else (False, None)
         if not ok:

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from utils.augmentations import PAD_VALUE, Warp, warp_points
+from utils.boxes import xyn2xy, xywhn2xyxy
+from utils.data.training_image import TrainingImage
 
 Rect = tuple[int, int, int, int]
 _SUBPIXEL_BITS = 8
@@ -52,6 +54,25 @@ def place_tiles(shapes: Sequence[tuple[int, int]], centre: tuple[int, int], size
         canvas = left, top, min(x2, size), min(y2, size)
         tiles.append(Tile(canvas, (left - x1, top - y1)))
     return tiles
+
+
+def canvas_labels(
+    images: Sequence[TrainingImage], tiles: Sequence[Tile], canvas: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the labels (n, 5) class, xyxy and outlines of all tiles in canvas pixels, clipped to the canvas.
+
+    Columns behind the box are carried along.
+    """
+    rows, segments = [], []
+    for image, tile in zip(images, tiles, strict=True):
+        h, w = image.hw
+        part = image.labels.copy()
+        part[:, 1:5] = xywhn2xyxy(part[:, 1:5], w, h, *tile.offset)
+        rows.append(part)
+        segments += [xyn2xy(outline, w, h, *tile.offset).clip(0, canvas) for outline in image.segments]
+    labels = np.concatenate(rows, 0)
+    np.clip(labels[:, 1:5], 0, canvas, out=labels[:, 1:5])
+    return labels, segments
 
 
 def render(out: np.ndarray, tiles: Sequence[Tile], load: Callable[[int], np.ndarray], matrix: np.ndarray) -> None:

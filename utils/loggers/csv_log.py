@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.errors import InputError, WorkError
 from utils.logs import LOGGER
+from utils.paths import sync_folder
 
 RESULT_COLUMNS = (
     "epoch",
@@ -103,8 +104,7 @@ class EpochCsv:
         unfinished = lines.pop()
         header = lines[0] if lines else unfinished
         if self._fields(header) != self.columns and (lines or not self.form(self.columns).startswith(header)):
-            expected = ",".join(self.columns)
-            raise InputError(f"{self.path}: its header is {header.strip()[:80]!r}, expected {expected[:80]!r}")
+            raise InputError(f"{self.path}: {_header_problem(self._fields(header), self.columns)}")
         if unfinished:
             LOGGER.warning("%s: cut an unfinished last line", self.path)
         blocks: dict[int, list[str]] = {}
@@ -166,12 +166,17 @@ class EpochCsv:
             raise WorkError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a renamed file's entry in its folder durable, where the system can."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _header_problem(found: list[str], expected: list[str]) -> str:
+    """Return what is wrong with a header, and the way out."""
+    missing = [column for column in expected if column not in found]
+    unknown = [column[:80] for column in found if column not in expected]
+    parts = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has {_listed(unknown)}"] * bool(unknown)
+    problem = " and ".join(parts) or "has its columns in another order"
+    return (
+        f"its header {problem}, expected {','.join(expected)[:80]}...: another kind of run or version wrote it; "
+        "rename it to begin a new one"
+    )
+
+
+def _listed(columns: list[str], most: int = 4) -> str:
+    return ", ".join(columns[:most]) + (f" and {len(columns) - most} more" if len(columns) > most else "")

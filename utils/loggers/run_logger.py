@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,9 +13,21 @@ from utils.loggers.csv_log import RESULT_COLUMNS, EpochCsv, quoted_row
 from utils.loggers.tensorboard_log import TensorBoardLog, markdown_table, open_writer
 from utils.plotting.fonts import name_table
 
-CLASS_COLUMNS = ("epoch", "class", "images", "instances", "P", "R", "AP50", "AP", "weight")
-CLASS_KEYS = ("images", "instances", "p", "r", "ap50", "ap", "weight")
-PerClass = Mapping[str, Sequence[float] | Mapping[int, float]]
+# Key of a per-class column -> its heading in per_class.csv and its TensorBoard tag.
+CLASS_HEADINGS = {
+    "images": "images",
+    "instances": "instances",
+    "p": "P",
+    "r": "R",
+    "ap50": "AP50",
+    "ap": "AP",
+    "weight": "weight",
+    "drawn": "drawn",
+    "loss_share": "loss_share",
+}
+CLASS_COLUMNS = ("epoch", "class", *CLASS_HEADINGS.values())
+CURVES = {key: title for key, title in CLASS_HEADINGS.items() if key not in {"images", "instances"}}  # those may change
+PerClass = Mapping[str, Any]
 
 
 class RunLogger:
@@ -52,6 +65,7 @@ class RunLogger:
         writer = open_writer(self.save_dir, resume_epoch) if tensorboard else None
         self.tensorboard = TensorBoardLog(writer, self.save_dir)
         self._tags = class_tags(self.names)
+        self._is_laid_out = False
 
     @property
     def _class_path(self) -> Path:
@@ -96,8 +110,13 @@ class RunLogger:
             train_losses: box, obj, cls.
             results: P, R, mAP50, mAP50-95, and the validation losses box, obj, cls.
             lrs: rates of the biases, the decayed and the normalisation weights.
-            per_class: any of 'images', 'instances', 'p', 'r', 'ap50', 'ap' and 'weight', each by class number: a
-                sequence over all classes or a dict; NaN or a missing class is undefined.
+            per_class: any of the keys of CLASS_HEADINGS, each by class number: a sequence, array or tensor over all
+                classes or a dict; NaN or a missing class is undefined. images and instances count the validation set's
+                labels; weight is the loss's class weight in force, drawn the samples of the class that the epoch
+                trained on, loss_share its share of the classification loss.
+
+        Raises:
+            ValueError: an unknown key of per_class, or not 13 values.
         """
         values = [float(v) for v in (*train_losses, *results, *lrs)]
         if len(values) != len(RESULT_COLUMNS) - 1:
@@ -108,15 +127,21 @@ class RunLogger:
             self._log_classes(epoch, per_class)
 
     def _log_classes(self, epoch: int, per_class: PerClass) -> None:
+        unknown = set(per_class) - set(CLASS_HEADINGS)
+        if unknown:
+            raise ValueError(f"per_class: unknown {', '.join(sorted(unknown))}, known are {', '.join(CLASS_HEADINGS)}")
+        columns = {key: plain_column(per_class.get(key)) for key in CLASS_HEADINGS}
         rows: list[list[object]] = []
         scalars: dict[str, float] = {}
         for number, name in self.names.items():
-            values = [value_of(per_class.get(key), number) for key in CLASS_KEYS]
-            rows.append([epoch, name, *values])
-            by_key = dict(zip(CLASS_KEYS, values, strict=True))
-            for key, title in (("ap50", "AP50"), ("ap", "AP")):
-                if by_key[key] is not None:
-                    scalars[f"per_class/{title}/{self._tags[number]}"] = float(by_key[key] or 0.0)
+            values = {key: value_of(column, number) for key, column in columns.items()}
+            rows.append([epoch, name, *values.values()])
+            for key, value in values.items():
+                if value is not None and key in CURVES:
+                    scalars[f"per_class/{CURVES[key]}/{self._tags[number]}"] = value
+        if not self._is_laid_out:
+            self._is_laid_out = True
+            self.tensorboard.layout("per class", {title: f"per_class/{title}/.*" for title in CURVES.values()})
         self._open_classes().append(rows)
         self.tensorboard.scalars(scalars, epoch)
 
@@ -129,6 +154,11 @@ class RunLogger:
     def close(self) -> None:
         """Finish the TensorBoard file."""
         self.tensorboard.close()
+
+
+def plain_column(column: Any) -> Sequence[float] | Mapping[int, float] | None:
+    """Return a column as it is, but an array or a tensor (of any device) as a list."""
+    return column.tolist() if hasattr(column, "tolist") else column
 
 
 def value_of(column: Sequence[float] | Mapping[int, float] | None, number: int) -> float | None:

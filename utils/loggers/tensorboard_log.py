@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.checkpoints.model_copy import unwrapped
 from utils.errors import WorkError
 from utils.logs import LOGGER
 
@@ -60,6 +61,16 @@ class TensorBoardLog:
             if np.isfinite(value):
                 self._write("add_scalar", tag, float(value), step)
 
+    def layout(self, group: str, charts: Mapping[str, str]) -> None:
+        """Lay out charts with several curves each (the page "Custom scalars").
+
+        Args:
+            group: the charts' heading.
+            charts: title -> regular expression of the tags whose scalars the chart shows.
+        """
+        multiline = {title: ["Multiline", [pattern]] for title, pattern in charts.items()}
+        self._write("add_custom_scalars", {group: multiline})
+
     def picture(self, tag: str, path: str | Path, step: int) -> None:
         """Write an image file; one that cannot be read is named in the log."""
         if self.writer is None:
@@ -103,17 +114,6 @@ class TensorBoardLog:
             getattr(self.writer, method)(*args, **kwargs)
         except OSError as error:
             raise WorkError(f"{self.folder}: TensorBoard events cannot be written ({error.strerror})") from error
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside data-parallel and compile wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
 
 
 def trace_copy(model: nn.Module, imgsz: Sequence[int]) -> torch.jit.ScriptModule:

@@ -13,11 +13,6 @@ RELATIVE_TOLERANCE = 0.1
 CHECK_SIZE = 256
 
 
-def smart_amp_autocast(enabled: bool, device: str = "cuda") -> torch.autocast:
-    """Return an autocast context for ``device``, which does nothing unless ``enabled``."""
-    return torch.autocast(device_type=device, enabled=enabled)
-
-
 @torch.no_grad()
 def _boxes_agree(model: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
     """Compare decoded boxes under ``dtype`` with float32 on one smooth image (no file, no download)."""

@@ -1,4 +1,4 @@
-"""The parts of a training run, each built by one function: data, model, optimizer, loaders, class balance, anchors."""
+"""The parts of a training run, each built by one function: data, model, optimizer, loaders, loss, anchors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from utils.balance import class_weights as balance
-from utils.balance.samplers import weighted_order
+from utils.balance.class_weights import labels_to_class_weights
 from utils.errors import InputError, InputErrors
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
 from utils.rng import Stream, make_rng
+from utils.training.class_balance import ClassBalance
 from utils.training.distributed import World, broadcast_from_main
 
 
@@ -47,11 +46,12 @@ class Data:
 
 def load_hyperparameters(hyp: Any, label_smoothing: float) -> Hyperparameters:
     """Return the typed settings of a YAML path, a mapping or an object read before."""
+    from utils.yaml_files import read_yaml
+
     if isinstance(hyp, Hyperparameters):
         return hyp
-    if isinstance(hyp, dict):
-        return Hyperparameters.from_dict(hyp).replace(label_smoothing=label_smoothing)
-    return Hyperparameters.load(hyp).replace(label_smoothing=label_smoothing)
+    mapping, source = (hyp, "hyp") if isinstance(hyp, dict) else (read_yaml(hyp), str(hyp))
+    return Hyperparameters.from_dict(mapping, source).replace(label_smoothing=label_smoothing)
 
 
 def load_data(path: str | dict, single_cls: bool) -> Data:
@@ -89,13 +89,15 @@ def build_model(
 ) -> nn.Module:
     """Build the network for the data's classes and take over every weight of the checkpoint that fits."""
     from models.yolo import Model
+    from utils.checkpoint import set_class_activation
     from utils.torch_utils import intersect_dicts
 
     anchors = hyp.get("anchors")
-    if checkpoint is None:
-        return Model(cfg, ch=3, nc=data.nc, anchors=anchors).to(device)
-    source = checkpoint["model"]
+    source = None if checkpoint is None else checkpoint["model"]
     model = Model(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
+    set_class_activation(model.model[-1], hyp)
+    if checkpoint is None:
+        return model
     exclude = ["anchor"] if (cfg or anchors) and not resume else []
     weights = source.float().state_dict() if isinstance(source, nn.Module) else source
     fitting = intersect_dicts(weights, model.state_dict(), exclude=exclude)
@@ -151,7 +153,7 @@ def build_loaders(
             data.train, imgsz, batch_size, stride, opt.single_cls, hyp=hyp, augment=True,
             cache=None if opt.cache == "val" else opt.cache, rect=opt.rect, rank=world.rank, workers=opt.workers,
             image_weights=opt.image_weights, quad=opt.quad, prefix=colorstr("train: "), shuffle=not opt.rect,
-            seed=opt.seed, nc=data.nc, require_labels=True,
+            seed=opt.seed, nc=data.nc, require_labels=True, names=data.names,
         )  # fmt: skip
     if not world.is_main:
         return loader, dataset, None
@@ -161,46 +163,6 @@ def build_loaders(
         prefix=colorstr("val: "), nc=data.nc,
     )  # fmt: skip
     return loader, dataset, val_loader
-
-
-@dataclass(frozen=True)
-class ClassBalance:
-    """What corrects class imbalance in a run.
-
-    Attributes:
-        instances: (nc,) training boxes per class.
-        images: (nc,) training images that hold the class.
-        weights: (nc,) class weights of the classification loss, None when off.
-        repeat_factors: (N,) repeat factor of each image, None when off.
-        table: all of it as text.
-    """
-
-    instances: np.ndarray
-    images: np.ndarray
-    weights: np.ndarray | None
-    repeat_factors: np.ndarray | None
-    table: str
-
-
-def apply_class_balance(hyp: Hyperparameters, data: Data, loader: Any, dataset: Any, seed: int) -> ClassBalance:
-    """Count classes, resolve weights and repeat factors, and put the sampler in force."""
-    instances = balance.class_counts(dataset.labels, data.nc)
-    images = balance.image_counts(dataset.labels, data.nc)
-    weights = balance.class_weights(
-        hyp, instances, data.names, dataset.labels, dataset_weights=data.facts.get("weights")
-    )
-    factors = balance.repeat_factors(hyp, dataset.labels, data.nc)
-    if factors is not None:
-        length = hyp["sampler_len"]
-        loader.set_order(lambda epoch: weighted_order(factors.images, seed, epoch, length))
-        dataset.partner_weights = factors.images
-    table = balance.balance_table(data.names, instances, images, weights, factors, dataset.labels)
-    remarks = [part.summary(data.names) for part in (weights, factors) if part is not None]
-    twice = balance.double_correction(weights, factors, data.names)
-    return ClassBalance(
-        instances, images, None if weights is None else weights.values, None if factors is None else factors.images,
-        "\n".join([table, *remarks, *([twice] if twice else [])]),
-    )  # fmt: skip
 
 
 def fit_anchors(opt: argparse.Namespace, hyp: Hyperparameters, model: nn.Module, dataset: Any, imgsz: int) -> None:
@@ -219,7 +181,7 @@ def attach_facts(model: nn.Module, hyp: Hyperparameters, data: Data, dataset: An
     model.nc = data.nc
     model.hyp = {key: copy.deepcopy(value) for key, value in hyp.to_dict().items()}
     model.hyp["label_smoothing"] = hyp["label_smoothing"]
-    weights = balance.labels_to_class_weights(dataset.labels, data.nc) * data.nc
+    weights = labels_to_class_weights(dataset.labels, data.nc) * data.nc
     model.class_weights = torch.as_tensor(weights).to(device)
     model.names = data.names
 
@@ -239,14 +201,6 @@ def claim_run_folder(opt: argparse.Namespace, world: World) -> Path:
     if problem:
         raise InputErrors([problem])
     return Path(folder)
-
-
-def image_weights_of(dataset: Any, model: nn.Module, maps: np.ndarray, nc: int) -> np.ndarray:
-    """Return upstream's weight of each image: rare and badly found classes count more (``--image-weights``)."""
-    class_weights = model.class_weights.cpu().numpy() * (1 - maps) ** 2 / nc
-    weights = balance.labels_to_image_weights(dataset.labels, nc=nc, class_weights=class_weights)
-    weights = np.asarray(weights, dtype=np.float64)
-    return weights if weights.sum() > 0 else np.ones_like(weights)
 
 
 def check_image_size(imgsz: int, stride: int) -> int:
@@ -280,16 +234,19 @@ def wrap_parallel(model: nn.Module, opt: argparse.Namespace, world: World, devic
     return smart_DDP(model) if world.is_distributed else model
 
 
-def build_criterion(
-    model: nn.Module, hyp: Hyperparameters, class_balance: ClassBalance, device: torch.device, world: World
-) -> Any:
+def build_criterion(model: nn.Module, hyp: Hyperparameters, balance: ClassBalance, world: World) -> Any:
     """Build the loss; with several processes it divides by the matches of all of them."""
     from utils.loss import ComputeLoss
     from utils.training.distributed import world_sum
 
-    weights = class_balance.weights
-    tensor = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
-    return ComputeLoss(model, hyp=hyp, class_weights=tensor, world_sum=world_sum if world.is_distributed else None)
+    weights = None if balance.weights is None else balance.weights.values.tolist()
+    return ComputeLoss(
+        model,
+        hyp=hyp,
+        class_weights=weights,
+        class_counts=balance.instances.tolist(),
+        world_sum=world_sum if world.is_distributed else None,
+    )
 
 
 def resizer(opt: argparse.Namespace, imgsz: int, stride: int) -> Any:

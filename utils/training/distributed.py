@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError
 from utils.training.world import World
 
 GROUP_TIMEOUT = datetime.timedelta(hours=3)  # the main process validates alone while the others wait
@@ -19,24 +18,15 @@ def join_group(world: World, device: torch.device) -> torch.device:
 
     Args:
         world: this process's place; nothing happens without distribution.
-        device: the device type that ``--device`` asked for.
+        device: this process's device, as ``select_device`` chose it.
 
     Returns:
-        The device of this process: ``cuda:<local rank>``, or ``device`` unchanged on the CPU.
-
-    Raises:
-        InputError: more processes than GPUs on this machine.
+        ``device``.
     """
     if not world.is_distributed:
         return device
     if device.type == "cuda":
-        if torch.cuda.device_count() <= world.local_rank:
-            raise InputError(
-                f"torchrun started local rank {world.local_rank}, but {torch.cuda.device_count()} CUDA devices are "
-                "visible here: allowed are as many processes per machine as devices"
-            )
-        torch.cuda.set_device(world.local_rank)
-        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend=backend, timeout=GROUP_TIMEOUT)
     return device

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, InputErrors, MissingFileError
+from utils.hyperparameter_table import plain_number
 from utils.logs import LOGGER
+from utils.training.world import World
 
-CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs"}
+PYTHON_ONLY = {"class_weights"}  # options of train.run that the command line does not have
+CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok"}
+ALIASES = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}  # of train.run's keywords
 
 # option: (least, greatest); None is no bound
 RANGES: dict[str, tuple[float | None, float | None]] = {
@@ -28,7 +32,7 @@ def check_options(opt: argparse.Namespace, world_size: int) -> None:
     problems = []
     for name, (least, greatest) in RANGES.items():
         value = getattr(opt, name)
-        if (least is not None and value < least) or (greatest is not None and value > greatest):
+        if not (least is None or value >= least) or not (greatest is None or value <= greatest):  # so that nan is out
             bounds = f"at least {least}" if greatest is None else f"{least} to {greatest}"
             problems.append(f"--{name.replace('_', '-')} {value}: allowed is {bounds}")
     if opt.batch_size < 1 and opt.batch_size != -1:
@@ -72,6 +76,12 @@ def warn_unused(opt: argparse.Namespace) -> None:
     for name, default in unused.items():
         if getattr(opt, name) != default:
             LOGGER.warning(f"WARNING --{name} {getattr(opt, name)}: has no effect, no online service is used")
+    devices = [part for part in str(opt.device or "").split(",") if part.strip()]
+    if len(devices) > 1 and not World.from_environment().is_distributed:
+        LOGGER.warning(
+            f"WARNING --device {opt.device}: one process trains on one GPU, here the first; all of them are used by "
+            f"torchrun --nproc_per_node {len(devices)} train.py ..."
+        )
 
 
 def apply_keywords(opt: argparse.Namespace, keywords: dict[str, Any]) -> argparse.Namespace:
@@ -81,17 +91,23 @@ def apply_keywords(opt: argparse.Namespace, keywords: dict[str, Any]) -> argpars
         InputErrors: names that are no option, with the nearest that is.
     """
     known = vars(opt)
-    aliases = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}
     problems = []
     for name, value in keywords.items():
-        name = aliases.get(name, name)
-        if name not in known:
+        name = ALIASES.get(name, name)
+        if name in PYTHON_ONLY:
+            value = plain_weights(value)
+        elif name not in known:
             near = difflib.get_close_matches(name, known, 1)
             problems.append(f"{name}={value!r}: no such option" + (f"; did you mean {near[0]}?" if near else ""))
         setattr(opt, name, value)
     if problems:
         raise InputErrors(problems)
     return opt
+
+
+def plain_weights(weights: Any) -> Any:
+    """Return class weights given from Python as plain lists, mappings and text, which opt.yaml can hold."""
+    return plain_number(weights.tolist() if hasattr(weights, "tolist") else weights)
 
 
 def plain_options(opt: argparse.Namespace) -> dict[str, Any]:
@@ -124,9 +140,10 @@ def resumed_options(
     merged = argparse.Namespace(**{**vars(opt), **{k: v for k, v in saved.items() if k != "save_dir"}})
     problems = []
     for name, value in given.items():
-        if name not in CHANGEABLE_ON_RESUME and name in saved and saved[name] != value:
+        if name not in CHANGEABLE_ON_RESUME and name in saved and not _is_same(name, value, saved[name]):
+            before = "other values" if isinstance(saved[name], dict) else saved[name]
             problems.append(
-                f"--{name.replace('_', '-')} {value}: the run of {checkpoint} was started with {saved[name]}; "
+                f"--{name.replace('_', '-')} {value}: the run of {checkpoint} was started with {before}; "
                 "allowed with --resume are the same value or none"
             )
     if "epochs" in given and given["epochs"] < saved.get("epochs", 1):
@@ -139,8 +156,30 @@ def resumed_options(
     return merged
 
 
+def _is_same(name: str, given: Any, saved: Any) -> bool:
+    """Tell whether an option names what the saved run used, so that a run's own command resumes it with --resume added.
+
+    Files may be named in another way, ``hyp`` is saved as its content, and a measured batch size stands for -1.
+    """
+    from utils.paths import check_yaml
+    from utils.yaml_files import read_yaml
+
+    if given == saved or str(given) == str(saved) or (name == "batch_size" and given == -1):
+        return True
+    if name == "project":
+        return Path(given).resolve() == Path(saved).resolve()
+    if name not in {"data", "cfg", "hyp"} or not given or not saved:
+        return False
+    file = Path(check_yaml(given))
+    if not isinstance(saved, dict):
+        return file.resolve() == Path(check_yaml(saved)).resolve()
+    return all(saved.get(key, value) == value for key, value in read_yaml(file).items() if key != "label_smoothing")
+
+
 def saved_options(checkpoint: Path) -> dict[str, Any]:
     """Return the options of the run that wrote ``checkpoint``: its opt.yaml, else the checkpoint's own copy.
+
+    The number of epochs is the greater of the two: a resumed run may have been given more than opt.yaml says.
 
     Raises:
         MissingFileError: no such checkpoint.
@@ -152,7 +191,9 @@ def saved_options(checkpoint: Path) -> dict[str, Any]:
     if not checkpoint.is_file():
         raise MissingFileError(f"--resume {checkpoint}: no such file; allowed is a last.pt of an interrupted run")
     beside = checkpoint.parent.parent / "opt.yaml"
-    options = read_yaml(beside) if beside.is_file() else load_checkpoint(checkpoint).get("opt")
+    own = load_checkpoint(checkpoint).get("opt")
+    options = read_yaml(beside) if beside.is_file() else own
     if not isinstance(options, dict):
         raise InputError(f"--resume {checkpoint}: it holds no options and {beside} is missing; start a new run with it")
-    return options
+    epochs = [found["epochs"] for found in (options, own) if isinstance(found, dict) and "epochs" in found]
+    return {**options, "epochs": max(epochs)} if epochs else options

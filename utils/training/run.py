@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.balance.image_weights import sampler_weights
+from utils.balance.label_counts import drawn_counts
 from utils.errors import InputError
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
 from utils.training import build, resume
+from utils.training.class_balance import ClassBalance, draw_by
 from utils.training.distributed import broadcast_from_main
 from utils.training.engine import Engine, StepState
 
@@ -28,6 +31,7 @@ class Run:
 
     opt: argparse.Namespace
     hyp: Hyperparameters
+    as_read: dict[str, Any]  # the hyperparameters as given, before any scaling
     data: build.Data
     model: nn.Module
     engine: Engine
@@ -35,7 +39,7 @@ class Run:
     loader: Any
     dataset: Any
     val_loader: Any
-    balance: build.ClassBalance
+    balance: ClassBalance
     imgsz: int
     callbacks: Any
     state: StepState
@@ -44,6 +48,7 @@ class Run:
     maps: np.ndarray = field(default_factory=lambda: np.zeros(0))
     folder: Path = field(default_factory=Path)
     log: Any = None
+    loss_share: torch.Tensor | None = None  # of the epoch, (nc,)
 
     @property
     def last(self) -> Path:
@@ -68,9 +73,9 @@ class Run:
         if not self.engine.world.is_main:
             return
         self._open_log()
-        LOGGER.info(self.balance.table)
-        self.log.log_table("class_balance", self.balance.table)
-        labels = np.concatenate(self.dataset.labels, 0)
+        self.balance.log()
+        self.log.log_table("class_balance", self.balance.text)
+        labels = np.concatenate(self.dataset.labels, 0)[:, :5]
         if not self.opt.noplots and not self.opt.resume:
             from utils.plots import plot_labels
 
@@ -90,20 +95,20 @@ class Run:
         self.log = RunLogger(self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots)
         if self.opt.resume:
             return
-        as_read = self.given_hyp()
-        write_yaml(self.folder / "hyp.yaml", as_read)
-        write_yaml(self.folder / "opt.yaml", {**plain_options(self.opt), "hyp": as_read})
-        self.log.log_hyp(as_read)
-
-    def given_hyp(self) -> dict[str, Any]:
-        """Return the hyperparameters as read, before any scaling."""
-        return build.load_hyperparameters(self.opt.hyp, self.opt.label_smoothing).to_dict()
+        write_yaml(self.folder / "hyp.yaml", self.as_read)
+        write_yaml(self.folder / "opt.yaml", {**plain_options(self.opt), "hyp": self.as_read})
+        if self.balance.is_on:
+            note = "what the class balance settings came to; hyp: every setting in force, gains scaled to the model"
+            facts = self.balance.resolved(self.hyp, self.data.names)
+            write_yaml(self.folder / "class_balance.yaml", facts, comment=[note])
+        self.log.log_hyp(self.as_read)
 
     def _facts(self) -> dict[str, Any]:
         """Return what must not change between a run and its resumption."""
         return {
             "names": dict(self.data.names), "world_size": self.engine.world.size, "batch_size": self.opt.batch_size,
             "images": self.dataset.n, "boxes": int(self.balance.instances.sum()), "imgsz": self.imgsz,
+            **self.balance.facts(),
         }  # fmt: skip
 
     def _restore(self) -> None:
@@ -142,11 +147,15 @@ class Run:
         self.callbacks.run("on_train_epoch_start")
         engine = self.engine
         self.state.start_epoch(epoch, engine.device)
-        if self.opt.image_weights:
-            self.loader.set_weights(build.image_weights_of(self.dataset, self.model, self.maps, self.data.nc))
+        if self.balance.sampler is not None and self.balance.sampler.follows_maps:
+            sampler = sampler_weights(self.hyp, self.dataset.labels, self.data.nc, self.maps)
+            draw_by(sampler, self.loader, self.dataset, self.hyp["sampler_len"])
         self.loader.set_epoch(epoch, start_batch=self.state.batch)
         engine.criterion.set_epoch(epoch, self.opt.epochs)
+        if self.balance.is_on and self.data.nc > 1:
+            engine.criterion.track_loss_share()
         losses = engine.train_epoch(self.loader, self.state, self.opt.epochs, self._after_batch)
+        self.loss_share = engine.criterion.loss_share()
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return losses
 
@@ -160,7 +169,7 @@ class Run:
             from utils.plots import plot_images
 
             picture = self.folder / f"train_batch{step}.jpg"
-            plot_images(images.cpu(), targets.cpu(), paths, picture, self.data.names)
+            plot_images(images.cpu(), targets[:, :6].cpu(), paths, picture, self.data.names)
             self.log.log_images({picture.stem: picture}, 0)
             if step == 0:
                 self.log.log_graph(self.model, (self.imgsz, self.imgsz))
@@ -195,15 +204,30 @@ class Run:
     def _validate(self, epoch: int) -> tuple[tuple[float, ...], np.ndarray, Any]:
         from utils.evaluation import evaluate
 
-        pictured = self.opt.bbox_interval > 0 and epoch % self.opt.bbox_interval == 0
+        pictured = not self.opt.noplots and self.opt.bbox_interval > 0 and epoch % self.opt.bbox_interval == 0
         result = evaluate(
             self.engine.ema.ema, self.val_loader, names=self.data.names, single_cls=self.opt.single_cls,
-            half=self.engine.amp_dtype is torch.float16, compute_loss=self.engine.criterion, callbacks=self.callbacks,
-            save_dir=self.folder, plots=pictured,
+            half=self.engine.amp_dtype is torch.float16, compute_loss=self.engine.criterion.for_validation(),
+            callbacks=self.callbacks, save_dir=self.folder, plots=pictured,
         )  # fmt: skip
         if pictured:
             self.log.log_images({p.stem: p for p in sorted(self.folder.glob("val_batch*_pred.jpg"))}, epoch)
-        return result.as_tuple(), result.maps(self.data.nc), result.per_class(self.balance)
+        return result.as_tuple(), result.maps(self.data.nc), result.per_class(training_stats=self._training_stats())
+
+    def _training_stats(self) -> dict[str, Any]:
+        """Return what this epoch's training did per class, (nc,) each: weights, boxes drawn, share of the class loss.
+
+        Drawn are the boxes of the images of the epoch's order; mosaics and mixup add partners that follow the same
+        weights.
+        """
+        criterion, labels = self.engine.criterion, self.dataset.labels
+        stats: dict[str, Any] = {"drawn": drawn_counts(self.loader.batch_sampler.indices, labels, self.data.nc)}
+        if self.balance.weights is not None:
+            values = self.balance.weights.values
+            stats["weight"] = values if criterion.weights_in_force else np.ones_like(values)
+        if self.loss_share is not None:
+            stats["loss_share"] = self.loss_share
+        return stats
 
     def _save(self, epoch: int, is_best: bool) -> None:
         from utils.checkpoint import build_checkpoint, save_checkpoint
@@ -215,7 +239,7 @@ class Run:
         contents = build_checkpoint(
             model=self.model, ema=engine.ema.ema, updates=engine.ema.updates,
             optimizer_state=engine.optimizer.state_dict(), epoch=epoch, best_fitness=self.best_fitness,
-            opt={**plain_options(self.opt), "hyp": self.given_hyp()}, resume=block,
+            opt={**plain_options(self.opt), "hyp": self.as_read}, resume=block,
         )  # fmt: skip
         if is_best:
             save_checkpoint(self.best, contents)
@@ -233,20 +257,23 @@ class Run:
     # End ---------------------------------------------------------------------------------------------------------
 
     def finish(self, outcome: Any) -> tuple[float, ...]:
-        """Strip the checkpoints, validate best.pt with pictures, close the log; return the final results."""
+        """Validate best.pt with pictures, strip the checkpoints, close the log; return the final results.
+
+        last.pt is stripped at the very end: until then a killed run can be resumed and is closed as it would have been.
+        """
         if not self.engine.world.is_main:
             return outcome.results
         from utils.checkpoint import strip_optimizer
 
         results = outcome.results
-        for path in (self.last, self.best):
-            if path.exists():
-                strip_optimizer(path)
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             results = self._validate_best()
         if not self.opt.noplots:
             self._final_pictures()
+        for path in (self.best, self.last):
+            if path.exists():
+                strip_optimizer(path)
         self.log.close()
         self.callbacks.run("on_train_end", self.last, self.best, outcome.epoch, results)
         return results
@@ -262,7 +289,8 @@ class Run:
             model=model.half() if device.type == "cuda" else model, half=device.type == "cuda",
             iou_thres=0.65 if self.data.is_coco else 0.60, single_cls=self.opt.single_cls, dataloader=self.val_loader,
             save_dir=self.folder, save_json=self.data.is_coco, verbose=True, plots=not self.opt.noplots,
-            callbacks=self.callbacks, compute_loss=self.engine.criterion,
+            callbacks=self.callbacks, compute_loss=self.engine.criterion.for_validation(),
+            thresholds_file=self.folder / "thresholds.yaml",
         )  # fmt: skip
         return tuple(results)
 

@@ -1,0 +1,205 @@
+"""What the loss knows of one output layer, of one head on it, and of a batch's labels; small helpers around them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.balance.attention import cell_attention, match_attention
+from utils.balance.head_modifiers import HardObjects, HeadModifiers, View
+from utils.balance.losses import HeadContext, HeadLoss, bce, full_precision
+from utils.balance.target_geometry import edge_distances
+from utils.boxes import bbox_iou
+from utils.target_assignment import LayerMatches
+
+
+class Batch(NamedTuple):
+    """How much of a batch this process holds.
+
+    images: batch size, over all processes. part: this process's share of the images. rows: per layer, the number of
+    matches over all processes. ``part`` and ``rows`` are None without ``world_sum``.
+    """
+
+    images: int | Tensor
+    part: Tensor | None
+    rows: Tensor | Sequence[None]
+
+
+class Layer(NamedTuple):
+    """One output layer and its n matches.
+
+    raw: (bs, na, ny, nx, no) outputs. match: see LayerMatches. cells: (n,) flat positions. owners: (n,) the match whose
+    values count in the cell. outputs: (n, no) float32 outputs of the matches. iou: (n,) of their boxes.
+    tobj: (bs, na, ny, nx) objectness targets. label_weights: (n,) or None.
+    """
+
+    raw: Tensor
+    match: LayerMatches
+    cells: Tensor
+    owners: Tensor
+    outputs: Tensor
+    iou: Tensor
+    tobj: Tensor
+    label_weights: Tensor | None
+
+    def on_cells(self, values: Tensor) -> Tensor:
+        """Return the values (n,) of matches in their cells, 1 in cells without an object, (bs, na, ny, nx)."""
+        cells = torch.ones_like(self.tobj)
+        has_object = self.tobj.view(-1)[self.cells] > 0
+        cells.view(-1)[self.cells] = torch.where(has_object, values[self.owners].to(cells.dtype), 1.0)
+        return cells
+
+
+class Scene(NamedTuple):
+    """What modifiers ask of a batch's labels.
+
+    edges: per layer, squared distances (bs, ny, nx) to box edges. hard: (nt,) weights by distance and density.
+    """
+
+    edges: list[Tensor] | None
+    hard: Tensor | None
+
+    @classmethod
+    def of(cls, targets: Tensor, p: Sequence[Tensor], asks_edges: bool, hard: HardObjects) -> Scene:
+        """Measure what is asked for.
+
+        Args:
+            targets: (nt, 6 or more) image, class, cx, cy, w, h, box 0 to 1.
+            p: per layer (bs, na, ny, nx, no); only the shapes are used.
+            asks_edges: whether a modifier needs them.
+            hard: settings of the weights.
+        """
+        images, grids = p[0].shape[0], [(raw.shape[2], raw.shape[3]) for raw in p]
+        edges = [edge_distances(targets, images, grid) for grid in grids] if asks_edges else None
+        return cls(edges, hard.of_targets(targets, images, grids[0]))
+
+
+class HeadLayer(NamedTuple):
+    """One head on one layer, before the sums of all processes are known.
+
+    logits, targets: of the elements. context: of the rows. elements: unreduced loss, None when nothing modifies it.
+    positive: bool, the elements' shape. weights: product of the modifiers. overlap: sums of the Tversky term.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    context: HeadContext | None = None
+    elements: Tensor | None = None
+    positive: Tensor | None = None
+    weights: Tensor | None = None
+    overlap: Tensor | None = None
+
+
+def class_view(
+    layer: Layer, head: HeadLayer, loss: HeadLoss, modifiers: HeadModifiers, edges: Tensor | None, hard: Tensor | None
+) -> View:
+    """Return what the class modifiers see of a layer; in attention an anchor is as hard as its columns on average.
+
+    Args:
+        layer, head: its parts.
+        loss: of the class head.
+        modifiers: of the class head.
+        edges: (bs, ny, nx) squared edge distances.
+        hard: (n,) weights of hard objects.
+    """
+    match = layer.match
+    hardness = loss.hardness(head.logits, head.targets, head.context) if modifiers.asks_hardness else None
+
+    def attend(strength: float, temperature: float) -> Tensor:
+        tokens, images = layer.outputs.detach(), layer.raw.shape[0]
+        return match_attention(tokens, hardness.mean(1), match.image, images, strength, temperature)[:, None]
+
+    return View(
+        hardness,
+        head.positive,
+        attend,
+        edges[match.image, match.row, match.column][:, None] if modifiers.boundary else None,
+        None if hard is None else hard[:, None],
+    )
+
+
+def cell_view(
+    layer: Layer, head: HeadLayer, loss: HeadLoss, modifiers: HeadModifiers, edges: Tensor | None, hard: Tensor | None
+) -> View:
+    """Return what the objectness modifiers see of a layer; arguments as for ``class_view``."""
+    hardness = loss.hardness(head.logits, head.targets) if modifiers.asks_hardness else None
+
+    def attend(strength: float, temperature: float) -> Tensor:
+        return cell_attention(layer.raw.detach(), hardness, head.positive, strength, temperature)
+
+    return View(
+        hardness,
+        head.positive,
+        attend,
+        edges[:, None] if modifiers.boundary else None,
+        None if hard is None else layer.on_cells(hard),
+    )
+
+
+def plain_loss(head: HeadLayer, loss: HeadLoss) -> Tensor:
+    """Return the loss that a focused one starts from: BCE with its pos weight, or cross-entropy for whole rows."""
+    if head.elements.shape == head.logits.shape:
+        return bce(head.logits, head.targets, loss.pos_weight)
+    return F.cross_entropy(full_precision(head.logits), head.targets, reduction="none")[:, None]
+
+
+def box_ciou(raw: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Return the complete IoU of predicted and target boxes, (n,).
+
+    Args:
+        raw: (n, 4) outputs: centre 2·sigmoid − 0.5 from the cell's corner, sides (2·sigmoid)² anchors.
+        anchors: (n, 2) w h in grid units.
+        boxes: (n, 4) dx dy w h in grid units.
+    """
+    activated = raw.sigmoid() * 2
+    predicted = torch.cat((activated[:, :2] - 0.5, activated[:, 2:] ** 2 * anchors), 1)
+    return bbox_iou(predicted, boxes, CIoU=True).squeeze(-1)
+
+
+def flat_cells(indices: tuple[Tensor, Tensor, Tensor, Tensor], shape: Sequence[int]) -> Tensor:
+    """Return positions (n,) of (b, a, gj, gi) in a flattened layer of shape (bs, na, ny, nx, ...)."""
+    b, a, gj, gi = indices
+    return ((b * shape[1] + a) * shape[2] + gj) * shape[3] + gi
+
+
+def mean_over(values: Tensor, rows: Tensor | None) -> Tensor:
+    """Return the mean of all elements, or this process's part of the mean over all processes.
+
+    Args:
+        values: (n, ...), n above 0.
+        rows: what n is over all processes, (); None for this process alone.
+    """
+    if rows is None:
+        return values.mean()
+    return values.sum() / (rows * (values.numel() // len(values)))
+
+
+def part_of(value: Tensor, part: Tensor | None) -> Tensor:
+    """Return this process's part of a value that every process has as a whole, with the gradient as it is.
+
+    Args:
+        value: ().
+        part: this process's share, None for all.
+    """
+    return value if part is None else value + value.detach() * (part - 1.0)
+
+
+def product(factors: Iterable[Tensor | None]) -> Tensor | None:
+    """Return the product of the factors that are there, None when none is."""
+    result = None
+    for factor in factors:
+        if factor is not None:
+            result = factor if result is None else result * factor
+    return result
+
+
+@contextlib.contextmanager
+def weighing(like: Tensor) -> Iterator[None]:
+    """Compute weights: without gradient, and in float32 also inside autocast, on the device of ``like``."""
+    with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+        yield
