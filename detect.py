@@ -143,7 +143,7 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
     """
     import torch
 
-    from models.backends import DetectMultiBackend
+    from models.backends import DetectMultiBackend, require_detector
     from utils.class_thresholds import class_thresholds
     from utils.detection import Clock, detect_all
     from utils.general import check_img_size
@@ -159,6 +159,7 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
     check_options(imgsz, limits, counts, save_format)
     source = check_source(str(source))
     model = DetectMultiBackend(weights, device=select_device(device), dnn=dnn, data=data, fp16=half)
+    require_detector(model, weights)
     check_classes(classes, model.names)
     nms = {
         "conf_thres": conf_thres,

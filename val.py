@@ -158,7 +158,7 @@ def _check_ranges(opt: argparse.Namespace) -> None:
 
 def _load(opt: argparse.Namespace) -> dict[str, Any]:
     """Check the data set and load the model for it; return the data set's facts."""
-    from models.backends import DetectMultiBackend
+    from models.backends import DetectMultiBackend, require_detector
     from utils.dataset_yaml import check_dataset
     from utils.general import check_img_size
     from utils.torch_utils import select_device
@@ -171,6 +171,7 @@ def _load(opt: argparse.Namespace) -> dict[str, Any]:
     opt.model = DetectMultiBackend(
         opt.weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half and device.type == "cuda"
     )
+    require_detector(opt.model, opt.weights)
     opt.imgsz = check_img_size(opt.imgsz, s=opt.model.stride)
     if opt.model.pt and not opt.single_cls:
         _refuse_other_classes(opt, facts)

@@ -127,8 +127,8 @@ def draw_biscale() -> Figure:
     return loss_figure(
         [
             Curve("spos 1, sneg 1, gpos 1, gneg 2", loss),
-            Curve("sneg 0.5", partial(loss, scale_neg=0.5)),
-            Curve("spos 2, gpos 0", partial(loss, scale_pos=2.0, gamma_pos=0.0)),
+            Curve("sneg 0.5, gpos 0", partial(loss, scale_neg=0.5, gamma_pos=0.0)),
+            Curve("spos 2, gneg 4", partial(loss, scale_pos=2.0, gamma_neg=4.0)),
         ]
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.experimental import attempt_load
+from models.yolo import Detect
 from utils.errors import InputError, MissingFileError
 from utils.logs import LOGGER
 from utils.yaml_files import read_yaml
@@ -162,6 +163,27 @@ class DetectMultiBackend(nn.Module):
             return None, None
         facts = read_yaml(Path(f))
         return facts["stride"], facts["names"]
+
+
+def require_detector(model: nn.Module, source: Any) -> None:
+    """Refuse networks whose output is not that of a detection head, such as those for masks or whole images.
+
+    Args:
+        model: a network, an ensemble or a DetectMultiBackend; of other formats than checkpoints the head is not known.
+        source: the weights or model YAML, for the message.
+
+    Raises:
+        InputError: its last layer is not a Detect.
+    """
+    model = model.model if isinstance(model, DetectMultiBackend) else model
+    for network in model if isinstance(model, nn.ModuleList) else [model]:
+        layers = getattr(network, "model", None)
+        if isinstance(layers, nn.Sequential) and type(layers[-1]) is not Detect:
+            source = " ".join(map(str, source)) if isinstance(source, (list, tuple)) else source
+            raise InputError(
+                f"{source}: its network ends in {type(layers[-1]).__name__}; allowed here are detection networks, "
+                "which end in Detect"
+            )
 
 
 def _allowed() -> str:

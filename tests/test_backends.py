@@ -12,7 +12,8 @@ import torch
 
 from models.backends import FORMATS, DetectMultiBackend
 from models.experimental import Ensemble, attempt_load
-from models.yolo import DetectionModel
+from models.yolo import ClassificationModel, DetectionModel, SegmentationModel
+from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 
 IMAGE = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
@@ -143,6 +144,43 @@ def test_dnn_is_not_ignored_in_silence(checkpoints: list[Path], caplog: pytest.L
     with caplog.at_level("WARNING", logger="yolov5"):
         DetectMultiBackend(checkpoints[0], dnn=True)
     assert "--dnn has no effect" in caplog.text
+
+
+@pytest.fixture
+def other_networks(tmp_path: Path) -> dict[str, Path]:
+    """Checkpoints of a segmentation and a classification network of two classes."""
+    networks = {
+        "Segment": SegmentationModel("yolov5n-seg.yaml", nc=2),
+        "Classify": ClassificationModel(model=DetectionModel("yolov5n.yaml", nc=2), nc=2, cutoff=9),
+    }
+    paths = {head: tmp_path / f"{head}.pt" for head in networks}
+    for head, network in networks.items():
+        network.names = {0: "a", 1: "b"}
+        save_checkpoint(paths[head], {"epoch": -1, "model": network.half(), "ema": None})
+    return paths
+
+
+@pytest.mark.parametrize("head", ["Segment", "Classify"])
+@pytest.mark.parametrize("command", ["detect", "val", "train"])
+def test_networks_of_other_tasks_are_refused(
+    other_networks: dict[str, Path], tiny_data: Path, tmp_path: Path, head: str, command: str
+) -> None:
+    """Read as boxes their outputs would be noise."""
+    import detect
+    import train
+    import val
+
+    weights, runs = str(other_networks[head]), tmp_path / "runs"
+    small = {"weights": weights, "imgsz": 64, "device": "cpu", "project": runs}
+    said = f"{head}; allowed here are" if (head, command) != ("Classify", "train") else "backbone"
+    with pytest.raises(InputError, match=said):
+        if command == "detect":
+            detect.run(source=str(tiny_data.with_suffix("") / "images" / "val"), **small)
+        elif command == "val":
+            val.run(str(tiny_data), workers=0, **small)
+        else:
+            train.run(data=str(tiny_data), workers=0, batch_size=4, epochs=1, **small)
+    assert not runs.exists()
 
 
 def test_unknown_format() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from utils.balance.samplers import EpochBatchSampler, replacement_order, weighte
 from utils.callbacks import Callbacks
 from utils.checkpoint import load_checkpoint
 from utils.errors import InputError, InputErrors
+from utils.logs import LOGGER
 from utils.yaml_files import read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +53,17 @@ def run(data: Path, folder: Path, name: str = "exp", **options: Any) -> Path:
 def table(folder: Path, column: str) -> list[float]:
     with (folder / "per_class.csv").open() as file:
         return [float(row[column]) for row in csv.DictReader(file, skipinitialspace=True)]
+
+
+@pytest.fixture
+def run_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Return caplog with the project's log in it, whatever an earlier command set up."""
+    caplog.set_level(logging.INFO, logger=LOGGER.name)
+    propagates, LOGGER.propagate = LOGGER.propagate, False
+    LOGGER.addHandler(caplog.handler)
+    yield caplog
+    LOGGER.removeHandler(caplog.handler)
+    LOGGER.propagate = propagates
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -183,17 +197,17 @@ def resolved(data: Path | dict[str, Any], hyp: dict[str, Any] | None = None, **o
     return resolve_settings(load_hyperparameters(hyp or hyp_with(), 0.0), opt, load_data(data, opt.single_cls))
 
 
-def test_the_first_place_that_gives_weights_counts(tiny_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_place_that_gives_weights_counts(tiny_data: Path, run_log: pytest.LogCaptureFixture) -> None:
     facts = {**read_yaml(tiny_data), "weights": [3, 4]}
     assert resolved(facts)["cls_weights"] == [3, 4]
-    assert "weights (data YAML): used as cls_weights" in caplog.text
+    assert "weights (data YAML): used as cls_weights" in run_log.text
     assert resolved(facts, class_weights=[1, 2])["cls_weights"] == [1, 2]
-    assert "weights (data YAML): not used, class_weights is given as well" in caplog.text
+    assert "weights (data YAML): not used, class_weights is given as well" in run_log.text
     hyp = resolved(facts, hyp_with(cls_weights="inverse"), class_weights=[1, 2])
     assert hyp["cls_weights"] == "inverse"
-    assert "class_weights: not used, cls_weights is given as well" in caplog.text
+    assert "class_weights: not used, cls_weights is given as well" in run_log.text
     assert resolved(facts, single_cls=True)["cls_weights"] is None
-    assert "weights (data YAML): not used with --single-cls" in caplog.text
+    assert "weights (data YAML): not used with --single-cls" in run_log.text
 
 
 @pytest.mark.parametrize(
@@ -239,12 +253,12 @@ def test_label_weights_reach_the_loss(tiny_data: Path, tmp_path: Path, monkeypat
     assert set(widths) == {6}
 
 
-def test_two_corrections_are_named_with_their_product(tiny_data: Path, tmp_path: Path, caplog) -> None:
+def test_two_corrections_are_named_with_their_product(tiny_data: Path, tmp_path: Path, run_log) -> None:
     """r_blue = √(1/.5) = 1.414, times weight 3."""
     hyp = hyp_with(cls_weights=[1, 3], sampler="repeat_factor", sampler_t=1.0)
     run(tiny_data, tmp_path, hyp=hyp)
-    assert "WARNING cls_weights and sampler all correct the class balance" in caplog.text
-    assert "green 1, blue 4.243" in caplog.text
+    assert "WARNING cls_weights and sampler all correct the class balance" in run_log.text
+    assert "green 1, blue 4.243" in run_log.text
 
 
 # Resume ---------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from utils.data.collate import collate_quad
 from utils.data.label_weights import find_label_weights, join_label_weights, read_label_weights
 from utils.dataset import LoadImagesAndLabels
 from utils.errors import InputErrors, MissingFileError
+from utils.logs import LOGGER
 
 ROWS = ["0 0.5 0.5 0.2 0.2", "1 0.3 0.3 0.2 0.2", "0 0.7 0.7 0.2 0.2"]
 
@@ -43,8 +44,11 @@ def test_weights_reach_their_labels_and_the_others_are_1(tmp_path: Path) -> None
     assert weights == [[0, 1, 1], [1, 1, 0.25]]
 
 
-def test_rows_count_in_the_label_file_not_among_the_cleaned_labels(tmp_path: Path, caplog: object) -> None:
+def test_rows_count_in_the_label_file_not_among_the_cleaned_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second row repeats the first and the third has no area: the fourth of the file is the second label."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
     rows = [ROWS[0], ROWS[0], "1 0.5 0.5 0 0.2", ROWS[2]]
     assert join(tmp_path, ["0.jpg,3,0.5", "0.jpg,0,0.75"], [rows], [2]) == [[0.75, 0.5]]
     assert join(tmp_path, ["0.jpg,2,0.5"], [rows], [2]) == [[1, 1]]

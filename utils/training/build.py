@@ -88,6 +88,7 @@ def build_model(
     cfg: str, checkpoint: dict[str, Any] | None, data: Data, hyp: Hyperparameters, resume: bool, device: torch.device
 ) -> nn.Module:
     """Build the network for the data's classes and take over every weight of the checkpoint that fits."""
+    from models.backends import require_detector
     from models.yolo import Model
     from utils.checkpoint import set_class_activation
     from utils.torch_utils import intersect_dicts
@@ -95,6 +96,7 @@ def build_model(
     anchors = hyp.get("anchors")
     source = None if checkpoint is None else checkpoint["model"]
     model = Model(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
+    require_detector(model, f"--cfg {cfg}" if cfg else "--weights")
     set_class_activation(model.model[-1], hyp)
     if checkpoint is None:
         return model
