@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import sys
 import time
 from dataclasses import dataclass
@@ -29,6 +30,24 @@ from utils.training.world import World  # noqa: E402
 
 WORLD = World.from_environment()
 LOCAL_RANK, RANK, WORLD_SIZE = WORLD.local_rank, WORLD.rank, WORLD.size
+
+# Names that code written against YOLOv5 imports from here, and the modules that define them.
+FORWARDED = {
+    "get_latest_run": "utils.paths",
+    "intersect_dicts": "utils.torch_utils",
+    "one_cycle": "utils.helpers",
+    "smart_amp_autocast": "utils.torch_utils",
+    "torch_load": "utils.general",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a forwarded name from its owner at first use, so that --help stays fast."""
+    if name == "GIT_INFO":
+        return importlib.import_module("utils.environment").check_git_info(ROOT)
+    if name not in FORWARDED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(FORWARDED[name]), name)
 
 
 def parse_opt(known: bool = False) -> argparse.Namespace:

@@ -337,12 +337,12 @@ def main(opt: argparse.Namespace) -> None:
     Raises:
         InputError: an option or input does not fit.
     """
-    from utils.paths import check_yaml
+    from utils.paths import check_file
 
     setup_logging()
     LOGGER.info(colorstr("val: ") + ", ".join(f"{key}={value}" for key, value in vars(opt).items()))
     _check_ranges(opt)
-    opt.data = check_yaml(opt.data)
+    opt.data = check_file(opt.data)  # a YAML, or a zip or tar with one inside
     if opt.task in SPLITS:
         if opt.conf_thres > 0.001:
             LOGGER.warning(f"--conf-thres {opt.conf_thres} is above 0.001: mAP comes out too low")

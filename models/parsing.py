@@ -16,7 +16,6 @@ from models import common, experimental
 from utils.errors import InputError, MissingFileError
 from utils.logs import LOGGER
 from utils.model_ops import make_divisible
-from utils.yaml_files import read_yaml
 
 MODELS_FOLDER = Path(__file__).resolve().parent
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
@@ -147,11 +146,6 @@ def find_model_yaml(cfg: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise MissingFileError(f"{cfg}: no such model YAML, here or in {MODELS_FOLDER} (hub/, segment/)")
-
-
-def load_model_yaml(cfg: str | Path) -> dict[str, Any]:
-    """Return the content of the model YAML that ``cfg`` names."""
-    return read_yaml(find_model_yaml(cfg))
 
 
 @dataclass(frozen=True)

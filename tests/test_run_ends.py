@@ -1,6 +1,7 @@
 """How runs end, and go on after they were stopped close to their end."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import yaml
 
 import train
+import val
 from utils.checkpoint import load_checkpoint
 from utils.ema import EarlyStopping
 from utils.errors import InputError
@@ -118,4 +120,8 @@ def test_an_archive_as_data_and_quotes_around_nothing(run, tmp_path, tiny_data, 
     monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "sets"))
     (tmp_path / "tiny" / "tiny.yaml").write_text("train: images/train\nval: images/val\nnames: [green, blue]\n")
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "tiny")
-    assert (run(data=archive, epochs=1, weights="''") / "weights" / "last.pt").is_file()
+    weights = run(data=archive, epochs=1, weights="''") / "weights" / "last.pt"
+    arguments = ["--data", archive, "--weights", str(weights), "--imgsz", "64", "--device", "cpu", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["val.py", *arguments, "--project", str(tmp_path / "val"), "--task", "speed"])
+    val.main(val.parse_opt())
+    assert (tmp_path / "val" / "exp").is_dir()

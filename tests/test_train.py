@@ -162,3 +162,10 @@ def test_a_finished_run_is_not_resumed(tiny_data, tmp_path):
     opt = train.run(data=str(tiny_data), project=str(tmp_path / "runs"), noplots=True, **TINY)
     with pytest.raises(InputError, match="finished"):
         train.run(resume=str(Path(opt.save_dir) / "weights" / "last.pt"))
+
+
+def test_names_that_clones_import_from_the_script():
+    assert train.one_cycle(1, 0.1, 10)(10) == pytest.approx(0.1)
+    assert set(train.GIT_INFO) == {"remote", "branch", "commit"}
+    for name in ("get_latest_run", "intersect_dicts", "smart_amp_autocast", "torch_load"):
+        assert callable(getattr(train, name))

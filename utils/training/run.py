@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,8 +300,3 @@ class Run:
         names = ["results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve"]
         found = {name: self.folder / f"{name}.png" for name in names if (self.folder / f"{name}.png").exists()}
         self.log.log_images(found, self.opt.epochs - 1)
-
-
-def timestamp() -> str:
-    """Return the local time as ISO 8601 without zone, as checkpoints carry it."""
-    return datetime.datetime.now().isoformat()
