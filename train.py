@@ -156,8 +156,9 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     from utils.training.schedule import Schedule, linear_lr
 
     callbacks.run("on_pretrain_routine_start")
-    hyp = build.load_hyperparameters(hyp, opt.label_smoothing)
+    hyp = build.load_hyperparameters(hyp)
     as_read = hyp.to_dict()
+    hyp = build.with_label_smoothing(hyp, opt.label_smoothing)
     data = build.load_data(opt.data, opt.single_cls)
     hyp = class_balance.resolve_settings(hyp, opt, data)
     init_seeds(opt.seed, deterministic=True)

@@ -194,7 +194,7 @@ def resolved(data: Path | dict[str, Any], hyp: dict[str, Any] | None = None, **o
     from utils.training.options import apply_keywords
 
     opt = apply_keywords(train.build_parser().parse_args([]), options)
-    return resolve_settings(load_hyperparameters(hyp or hyp_with(), 0.0), opt, load_data(data, opt.single_cls))
+    return resolve_settings(load_hyperparameters(hyp or hyp_with()), opt, load_data(data, opt.single_cls))
 
 
 def test_the_first_place_that_gives_weights_counts(tiny_data: Path, run_log: pytest.LogCaptureFixture) -> None:

@@ -44,14 +44,21 @@ class Data:
         return len(self.names)
 
 
-def load_hyperparameters(hyp: Any, label_smoothing: float) -> Hyperparameters:
-    """Return the typed settings of a YAML path, a mapping or an object read before."""
+def load_hyperparameters(hyp: Any) -> Hyperparameters:
+    """Return the typed settings of a YAML path, a mapping or an object read before, as given."""
     from utils.yaml_files import read_yaml
 
     if isinstance(hyp, Hyperparameters):
         return hyp
     mapping, source = (hyp, "hyp") if isinstance(hyp, dict) else (read_yaml(hyp), str(hyp))
-    return Hyperparameters.from_dict(mapping, source).replace(label_smoothing=label_smoothing)
+    return Hyperparameters.from_dict(mapping, source)
+
+
+def with_label_smoothing(hyp: Hyperparameters, option: float) -> Hyperparameters:
+    """Return the settings with ``--label-smoothing``, which wins over the hyp file's where it is given."""
+    if option and hyp["label_smoothing"] not in {0.0, option}:
+        LOGGER.info(f"--label-smoothing {option:g} wins over the hyp file's {hyp['label_smoothing']:g}")
+    return hyp.replace(label_smoothing=option) if option else hyp
 
 
 def load_data(path: str | dict, single_cls: bool) -> Data:

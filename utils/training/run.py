@@ -107,7 +107,7 @@ class Run:
         return {
             "names": dict(self.data.names), "world_size": self.engine.world.size, "batch_size": self.opt.batch_size,
             "images": self.dataset.n, "boxes": int(self.balance.instances.sum()), "imgsz": self.imgsz,
-            **self.balance.facts(),
+            "precision": str(self.engine.amp_dtype or torch.float32), **self.balance.facts(),
         }  # fmt: skip
 
     def _restore(self) -> None:
@@ -244,9 +244,7 @@ class Run:
             save_checkpoint(self.best, contents)
         if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
             save_checkpoint(self.folder / "weights" / f"epoch{epoch}.pt", contents)
-        save_checkpoint(
-            self.last, contents, keep_previous=False
-        )  # last, so that a run stopped before it repeats the whole epoch
+        save_checkpoint(self.last, contents, keep_previous=True)  # at the end: a run stopped before repeats the epoch
 
     def share_maps(self) -> None:
         """Give every process the main one's mAP per class and its decision state."""
@@ -262,7 +260,7 @@ class Run:
         """
         if not self.engine.world.is_main:
             return outcome.results
-        from utils.checkpoint import strip_optimizer
+        from utils.checkpoint import previous_path, strip_optimizer
 
         results = outcome.results
         if self.best.exists():
@@ -273,6 +271,7 @@ class Run:
         for path in (self.best, self.last):
             if path.exists():
                 strip_optimizer(path)
+        previous_path(self.last).unlink(missing_ok=True)  # it served as long as the run could be resumed
         self.log.close()
         self.callbacks.run("on_train_end", self.last, self.best, outcome.epoch, results)
         return results
