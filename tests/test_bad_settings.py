@@ -173,7 +173,7 @@ def test_a_bad_setting_as_a_process(bench: Bench) -> None:
     check_refused(bench.run_apart("train", *options), before, bench, ["cls_gamma", "-1", "0 to 5"])
 
 
-@pytest.mark.parametrize(("name", "told"), [("hyp.focal.yaml", 0), ("hyp.balanced.yaml", 1)])
+@pytest.mark.parametrize(("name", "told"), [("hyp.focal.yaml", 1), ("hyp.balanced.yaml", 1)])
 def test_the_files_to_start_from_train(bench: Bench, name: str, told: int) -> None:
     """The one warning says what sampler and rare_paste come to together."""
     before = bench.inputs()

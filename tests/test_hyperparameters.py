@@ -55,8 +55,9 @@ def test_hyp_focal() -> None:
     hyp = Hyperparameters.load(HYPS / "hyp.focal.yaml")
     low = Hyperparameters.load(HYPS / "hyp.scratch-low.yaml")
     changed = {k for k in low.to_dict() if hyp[k] != low[k]}
-    assert changed == {"mixup"}
-    assert (hyp.cls_loss, hyp.cls_gamma, hyp.cls_alpha, hyp.cls_weights) == ("focal", 1.5, None, "sqrt_inverse")
+    assert changed == {"mixup", "cls"}
+    assert (hyp.cls_loss, hyp.cls_gamma, hyp.cls_alpha, hyp.cls_weights) == ("focal", 1.5, None, None)
+    assert (hyp.sampler, hyp.rare_paste) == ("repeat_factor", 0.5)
 
 
 # ---- mistakes
