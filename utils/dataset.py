@@ -200,7 +200,7 @@ class LoadImagesAndLabels(Dataset):
         self.batch = np.arange(self.n) // batch_size
         if self.rect:
             aspects = self.shapes[:, 1] / self.shapes[:, 0]
-            order = aspects.argsort(kind="stable")  # images of one shape keep their order on every machine
+            order = aspects.argsort()
             self._reorder(order)
             aspects = aspects[order]
             starts = np.arange(0, self.n, batch_size)
