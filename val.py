@@ -149,7 +149,7 @@ def _check_ranges(opt: argparse.Namespace) -> None:
         if not 0 <= getattr(opt, key) <= 1:
             problems.append(f"--{key.replace('_', '-')} is {getattr(opt, key)}, allowed are 0.0 to 1.0")
     if not 0 <= opt.cls_tau <= MAX_TAU:
-        problems.append(f"--cls-tau is {opt.cls_tau}, allowed are 0.0 (off) to {MAX_TAU}")
+        problems.append(f"--cls-tau is {opt.cls_tau}, allowed are numbers from 0 (off) to {MAX_TAU:g}")
     if opt.task not in TASKS:
         problems.append(f"--task is {opt.task!r}, allowed are {', '.join(TASKS)}")
     if problems:

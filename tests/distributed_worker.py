@@ -1,6 +1,8 @@
-"""One process of tests/test_distributed.py: the gradients of one batch, batch norm in evaluation mode.
+"""One process of tests/test_distributed.py: gradients and loss state after a batch, batch norm in evaluation mode.
 
-python distributed_worker.py DATA_YAML BATCH_NUMBER OUT.pt       (alone, or under torchrun)
+python distributed_worker.py DATA_YAML BATCH_NUMBER OUT.pt [HYP_YAML [FIRST_BATCH]]      (alone, or under torchrun)
+
+Without FIRST_BATCH only the one batch is done, else all from there on; weights never move.
 """
 
 import sys
@@ -25,12 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 GLOBAL_BATCH = 4
 
 
-def main(data: str, number: int, out: str) -> None:
-    """Save the gradients of batch ``number`` from the main process."""
+def main(data: str, number: int, out: str, hyp_file: str = "", first: str = "") -> None:
+    """Save the gradients of batch ``number``, and the loss's state after it, from the main process."""
     world = World.from_environment()
     device = join_group(world, torch.device("cpu"))
     torch.manual_seed(0)
-    hyp = Hyperparameters.load(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    hyp = Hyperparameters.load(hyp_file or ROOT / "data/hyps/hyp.scratch-low.yaml")
     facts = check_dataset(data)
     loader, _ = create_dataloader(
         facts["train"],
@@ -58,14 +60,16 @@ def main(data: str, number: int, out: str) -> None:
         parallel, criterion, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False), None, device, world
     )
     engine.schedule = Schedule(linear_lr(10, 1.0), -1, 0.0, 0.0, 0.0, 1)  # accumulate: gradients stay
-    loader.set_epoch(0, start_batch=number)
-    state = StepState(step=number, batch=number)
+    begin = int(first or number)
+    loader.set_epoch(0, start_batch=begin)
     engine.schedule = _Exchanging(engine.schedule)
-    images, targets, _, _ = next(iter(loader))
     engine._optimizer_step = lambda: None
-    engine._step(images.float() / 255, targets, number, state, loader)
+    for batch, (images, targets, _, _) in zip(range(begin, number + 1), loader, strict=False):
+        optimizer.zero_grad()
+        engine._step(images.float() / 255, targets, batch, StepState(step=batch, batch=batch), loader)
     if world.is_main:
-        torch.save({name: p.grad for name, p in model.named_parameters()}, out)
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        torch.save({"gradients": gradients, "loss": criterion.state_dict()}, out)
     leave_group()
 
 
@@ -80,4 +84,4 @@ class _Exchanging:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

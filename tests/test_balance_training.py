@@ -257,7 +257,7 @@ def test_two_corrections_are_named_with_their_product(tiny_data: Path, tmp_path:
     """r_blue = √(1/.5) = 1.414, times weight 3."""
     hyp = hyp_with(cls_weights=[1, 3], sampler="repeat_factor", sampler_t=1.0)
     run(tiny_data, tmp_path, hyp=hyp)
-    assert "WARNING cls_weights and sampler all correct the class balance" in run_log.text
+    assert "WARNING cls_weights and sampler both correct the class balance" in run_log.text
     assert "green 1, blue 4.243" in run_log.text
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.yaml_files import read_yaml, write_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = ROOT / "tests" / "distributed_worker.py"
 SMALL = ["--weights", "", "--cfg", "yolov5n.yaml", "--imgsz", "64", "--batch-size", "4", "--device", "cpu"]
@@ -43,11 +45,52 @@ def test_gradients_of_two_processes_equal_those_of_one(number, tiny_data, tmp_pa
     alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
     _run(WORKER, tiny_data, number, alone)
     _torchrun(WORKER, tiny_data, number, together)
-    one, two = torch.load(alone, weights_only=True), torch.load(together, weights_only=True)
+    _same_gradients(*(torch.load(path, weights_only=True)["gradients"] for path in (alone, together)))
+
+
+def _same_gradients(one, two, share=LARGEST_GRADIENT_SHARE):
     assert one.keys() == two.keys() and len(one) > 100
     for name, gradient in one.items():
         scale = gradient.abs().max().clamp(min=1e-3)
-        assert (gradient - two[name]).abs().max() <= LARGEST_GRADIENT_SHARE * scale, name
+        assert (gradient - two[name]).abs().max() <= share * scale, name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cls_loss": "efl", "obj_loss": "bce"},
+        {"cls_loss": "seesaw", "obj_loss": "bce"},
+        {"cls_dyn": 1.0, "obj_dyn": 1.0, "dyn_mode": "adaptive"},
+        {"cls_loss": "focal", "obj_loss": "focal", "cls_fl_norm": "ema", "obj_fl_norm": "ema"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_running_losses_of_two_processes_equal_those_of_one(settings, tiny_data, tmp_path):
+    """All three batches of an epoch: the running sums and the last gradients are those of the whole batches."""
+    _add_ninth_image(tiny_data)
+    hyp = tmp_path / "hyp.yaml"
+    write_yaml(hyp, {**read_yaml(ROOT / "data/hyps/hyp.scratch-low.yaml"), **settings})
+    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
+    _run(WORKER, tiny_data, 2, alone, hyp, 0)
+    _torchrun(WORKER, tiny_data, 2, together, hyp, 0)
+    one, two = torch.load(alone, weights_only=True), torch.load(together, weights_only=True)
+    _same_gradients(one["gradients"], two["gradients"])
+    ours, theirs = dict(_numbers(one["loss"])), dict(_numbers(two["loss"]))
+    assert ours.keys() == theirs.keys() and any(value.abs().max() > 0 for value in ours.values())
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], rtol=1e-5, atol=1e-7), name
+
+
+def _numbers(state, name=""):
+    """Yield every tensor and number of a nested state."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from _numbers(value, f"{name}.{key}")
+    elif isinstance(state, (list, tuple)):
+        for key, value in enumerate(state):
+            yield from _numbers(value, f"{name}.{key}")
+    elif isinstance(state, (torch.Tensor, int, float)):
+        yield name, torch.as_tensor(state, dtype=torch.float64)
 
 
 def test_a_whole_run_of_two_processes_writes_one_set_of_outputs(tiny_data, tmp_path):

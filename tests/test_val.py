@@ -459,7 +459,7 @@ def test_class_thresholds_and_adjustment_of_a_given_model() -> None:
     [
         ({"class_thres": "green=2"}, "--class-thres: green is 2.0, allowed are 0.0 to 1.0"),
         ({"class_thres": "grren=0.2"}, "unknown class 'grren', did you mean 'green'?"),
-        ({"cls_tau": -1.0}, "--cls-tau is -1.0, allowed are 0.0 (off) to 2.0"),
+        ({"cls_tau": -1.0}, "--cls-tau is -1.0, allowed are numbers from 0 (off) to 2"),
     ],
 )
 def test_refused_before_the_run_folder(options, words, tiny_data, tiny_weights) -> None:

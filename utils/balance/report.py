@@ -121,7 +121,9 @@ def double_correction(
     product = np.prod(list(at_work.values()), axis=0)
     text = ", ".join(f"{name} {value:.4g}" for name, value in zip(class_names(names), product, strict=True))
     factors = " × ".join(at_work)
-    return f"WARNING {together} all correct the class balance (usually one is enough), {factors} per class: {text}"
+    how_many = "both" if len(who) == 2 else "all"
+    what = f"{together} {how_many} correct the class balance (usually one is enough)"
+    return f"WARNING {what}, {factors} per class: {text}"
 
 
 def _loss_line(hyp: Mapping[str, Any], head: str) -> str:

@@ -98,13 +98,14 @@ def resolve_settings(hyp: Hyperparameters, opt: argparse.Namespace, data: Any) -
         InputErrors: weights that do not fit the classes, samplers that exclude other options.
     """
     other_sampler = hyp["sampler"] not in (None, "none", REPLACING)
-    hyp.validate_for(names=data.names, rect=opt.rect, image_weights=opt.image_weights and other_sampler)
+    source = opt.hyp if isinstance(opt.hyp, str) else "hyp"
+    hyp.validate_for(names=data.names, rect=opt.rect, image_weights=opt.image_weights and other_sampler, source=source)
     if opt.image_weights:
         hyp = hyp.replace(sampler=REPLACING)
     if hyp["sampler"] == REPLACING and hyp["sampler_len"] == "expand":
-        raise InputErrors(["sampler_len: expand cannot be combined with image_weights, which draws with replacement"])
+        why = "expand cannot be combined with image_weights, which draws with replacement"
+        raise InputErrors([f"{source}: sampler_len: {why}"])
     hyp = _with_class_weights(hyp, opt, data)
-    source = opt.hyp if isinstance(opt.hyp, str) else "hyp"
     for line in hyp.expansions():
         LOGGER.info("%s: %s", source, line)
     for remark in hyp.remarks():

@@ -179,7 +179,7 @@ class Run:
         engine, opt = self.engine, self.opt
         rates = [group["lr"] for group in engine.optimizer.param_groups]
         engine.ema.update_attr(self.model, include=["yaml", "nc", "hyp", "names", "stride", "class_weights"])
-        per_class = None
+        per_class = self._training_stats() if self.balance.is_on else None
         if not opt.noval or final:
             outcome.results, self.maps, per_class = self._validate(epoch)
         fitness = self._fitness(outcome.results)
