@@ -179,6 +179,8 @@ def test_shared_sets_are_found(shared):
 def test_own_yamls_are_well_formed():
     for path in (ROOT / "data").glob("*.yaml"):
         facts = read_yaml(path)
+        if path.stem == "diagnosis_rules":  # no data set
+            continue
         names, complaint = dataset_yaml._checked_names(facts["names"])
         assert names and not complaint and {"train", "val"} <= set(facts), path
     assert len(read_yaml(ROOT / "data/coco.yaml")["names"]) == 80
@@ -251,3 +253,156 @@ def test_wrong_kind_of_file_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="nothing.yaml"):
         check_dataset("nothing.yaml")
     assert paths.check_yaml("coco128.yaml") == str(ROOT / "data/coco128.yaml")
+
+
+# Scripts below `download:`, and the converters that serve stock files instead
+
+PYTHON = "import pathlib\npathlib.Path({canary!r}).write_text('x')\nyaml['path']\n"
+SCRIPTS = {
+    "python block": PYTHON,
+    "python line": "open({canary!r}, 'w').write('x')",
+    "import": "__import__('os').system('touch {canary}')",
+    "bash": "bash -c 'touch {canary}'",
+    "bash block": "bash data/scripts/get.sh\ntouch {canary}\n",
+    "shell": "touch {canary}",
+    "address and script": "https://host/a.zip\nopen({canary!r}, 'w')",
+    "address and command": "https://host/a.zip; touch {canary}.zip",
+    "file address": "file:///etc/a.zip",
+    "python with an address": "from utils.downloads import *\ndownload('https://host/a.zip')\nopen({canary!r}, 'w')",
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Record what is asked of the network and answer as a machine without one."""
+    from utils.downloads import DownloadError
+
+    asked = []
+
+    def fetch(url, path, **_):
+        asked.append(url)
+        raise DownloadError(f"{url}: cannot be fetched: no network")
+
+    monkeypatch.setattr("utils.downloads.fetch", fetch)
+    return asked
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+@pytest.mark.parametrize("autodownload", [True, False])
+def test_embedded_scripts_never_run(data_set, tmp_path, monkeypatch, no_network, case, autodownload):
+    monkeypatch.chdir(tmp_path)
+    canary = tmp_path / "canary"
+    script = SCRIPTS[case].replace("{canary!r}", repr(str(canary))).replace("{canary}", str(canary))
+    path = _write(data_set, val="images/nowhere")
+    path.write_text(path.read_text() + "download: |\n" + "".join(f"  {line}\n" for line in script.splitlines()))
+    assert read_yaml(path)["download"].strip() == script.strip()
+    with pytest.raises(InputError, match=r"scripts are off.*'converter:'.*VOC.*docs/datasets.md") as caught:
+        check_dataset(path, autodownload)
+    assert "\n" not in str(caught.value) and not list(tmp_path.rglob("canary*")) and not no_network
+
+
+def _stock_text(name, canary, names="mapping"):
+    """Return a YAML as YOLOv5 ships it: the set's keys and a script below download."""
+    own = read_yaml(ROOT / f"data/{name}.yaml")
+    own.pop("converter")
+    if names == "list":
+        own["names"] = list(own["names"].values())
+    script = PYTHON.replace("{canary!r}", repr(str(canary)))
+    indented = "".join(f"  {line}\n" for line in script.splitlines())
+    return yaml.safe_dump(own, sort_keys=False) + f"\n# Download script/URL\ndownload: |\n{indented}"
+
+
+@pytest.mark.parametrize("name", sorted(dataset_yaml.STOCK))
+@pytest.mark.parametrize("file", ["stock", "other"])
+def test_stock_yaml_with_a_script_is_served_by_its_converter(tmp_path, monkeypatch, no_network, caplog, name, file):
+    from tests.converter_sets import EXPECTED, MAKERS
+    from utils.data.converters import obtain
+
+    monkeypatch.setattr(obtain.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**13))
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
+    path, canary = tmp_path / f"{name if file == 'stock' else 'renamed'}.yaml", tmp_path / "canary"
+    path.write_text(_stock_text(name, canary, "list" if file == "other" else "mapping"))
+    root = tmp_path / "datasets" / dataset_yaml.STOCK[name].folder
+    with pytest.raises(InputError, match=r"by hand|registration") as caught:
+        check_dataset(path)
+    assert "\n" not in str(caught.value) and len(no_network) == (name != "xView")
+    MAKERS[name](root)
+    with caplog.at_level("INFO", logger="yolov5"):
+        data = check_dataset(path, autodownload=False)
+    assert data["path"] == root and f"this is the set {name}, which has a converter here" in caplog.text
+    for label, text in EXPECTED[name]:
+        assert (root / label).read_text() == text
+    assert find_images(data["val"]) and not canary.exists()
+
+
+def test_copy_of_a_stock_yaml_with_other_classes_is_refused(tmp_path, monkeypatch, no_network):
+    """Own classes or an own folder under a stock file's name: the script is refused, nothing else is guessed."""
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path / "datasets"))
+    for changes in ({"names": ["cat", "dog"]}, {"path": "../datasets/mine"}):
+        facts = {**yaml.safe_load(_stock_text("VOC", tmp_path / "canary")), **changes}
+        path = tmp_path / "VOC.yaml"
+        path.write_text(yaml.safe_dump(facts))
+        with pytest.raises(InputError, match="scripts are off"):
+            check_dataset(path)
+    assert not no_network and not (tmp_path / "canary").exists() and not (tmp_path / "datasets").exists()
+
+
+def test_present_stock_set_is_left_untouched(data_set, no_network):
+    facts = {**yaml.safe_load(_stock_text("coco", "canary")), "path": str(data_set), "train": "images/train",
+             "val": "images/val"}  # fmt: skip
+    before = sorted(data_set.rglob("*"))
+    assert check_dataset(facts)["nc"] == 80 and sorted(data_set.rglob("*")) == before and not no_network
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"converter": "os"}, "'converter' is 'os', allowed: VOC"),
+        ({"converter": ["VOC"]}, r"'converter' is \['VOC'\], allowed: VOC"),
+        ({"converter": "VOC"}, "'converter' needs the key 'path'"),
+        ({"converter": "VOC", "path": "a", "generator": "parts"}, "'converter' and 'generator' are both given"),
+        ({"sha256": "abc", "download": "https://h/a.zip"}, "'sha256' has 'abc', expected 64 hexadecimal digits"),
+        ({"sha256": 5, "download": "https://h/a.zip"}, "'sha256' has 5"),
+        ({"sha256": {"a.zip": "0" * 64}, "download": "https://h/a.zip"}, "'sha256' is one checksum beside"),
+        ({"sha256": "0" * 64, "converter": "VOC", "path": "a"}, "'sha256' is one checksum beside"),
+        ({"sha256": {"a.zip": "x"}, "converter": "VOC", "path": "a"}, "'sha256' has 'x'"),
+    ],
+    ids=str,
+)
+def test_wrong_sources_are_named(data_set, no_network, changes, shown):
+    with pytest.raises(InputError, match=shown) as caught:
+        check_dataset(_write(data_set, **changes))
+    assert "data.yaml: " in str(caught.value) and not no_network
+
+
+def test_checksum_of_a_zip_is_passed_on(data_set, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, path, *, sha256="", **_):
+        asked.append((url, sha256))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as opened:
+            for split in ("train", "val"):
+                opened.writestr(f"far/images/{split}/1.png", b"x")
+        return path
+
+    monkeypatch.setattr("utils.downloads.fetch", fetch)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets/.far.zip.old.partial").mkdir()  # left by a killed run
+    check_dataset(_write(data_set, path="../datasets/far", download="https://h/far.zip", sha256="0" * 64))
+    assert asked == [("https://h/far.zip", "0" * 64)] and not list((tmp_path / "datasets").glob(".*"))
+
+
+def test_archive_as_data_is_never_downloaded_for(data_set, tmp_path, no_network):
+    """A data YAML inside an archive fetches nothing and runs nothing."""
+    canary = tmp_path / "canary"
+    for name, text in (
+        ("a", _stock_text("VOC", canary)),
+        ("b", "train: x\nval: y\nnames: [a]\ndownload: https://host/b.zip\n"),
+        ("c", "path: VOC\ntrain: x\nval: y\nnames: [a]\nconverter: VOC\n"),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as opened:
+            opened.writestr(f"{name}/VOC.yaml", text)
+        with pytest.raises(InputError, match="not found"):
+            check_dataset(tmp_path / f"{name}.zip")
+    assert not no_network and not canary.exists()

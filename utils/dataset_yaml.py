@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.data.archives import is_archive, unpack
+from utils.data.converters.job import MARK, unfinished
+from utils.data.converters.stock import STOCK, recognise
 from utils.errors import InputError, InputErrors, MissingFileError
 from utils.images import IMG_FORMATS
 from utils.logs import LOGGER
@@ -19,20 +23,24 @@ SPLITS = ("train", "val", "test")
 GENERATORS: dict[str, str] = {"parts": "utils.parts"}  # key `generator:` -> module with ensure_dataset(root)
 _SCRIPTS_ARE_OFF = (
     "automatic download scripts are off: text under 'download:' is never run, only the http(s) address of a .zip is "
-    "fetched; read it, run it yourself if you trust it, then start again"
+    "fetched; read it, run it yourself if you trust it, then start again; "
+    f"the key 'converter:' names a built-in converter ({', '.join(STOCK)}), docs/datasets.md shows how to add one"
 )
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def check_dataset(
     data: str | Path | dict[str, Any], autodownload: bool = True, *, splits: Sequence[str] = ("train", "val")
 ) -> dict[str, Any]:
-    """Return a data set's facts with absolute paths; makes or fetches it when its YAML says how.
+    """Return a data set's facts with absolute paths; makes, fetches or converts it when its YAML says how.
 
-    Relative paths are tried from the project, the YAML's own folder and the datasets folder.
+    Relative paths are tried from the project, the YAML's own folder and the datasets folder. Text of a script below
+    ``download`` is never run; the stock YAMLs of YOLOv5 are recognised and served by our own converters instead.
 
     Args:
         data: YAML path (also one below data/ by its name), mapping, or a zip or tar file with one inside.
-        autodownload: fetch a missing set whose ``download`` is the address of a .zip.
+        autodownload: fetch a missing set whose ``download`` is the address of a .zip, or the archives that its
+            converter lacks.
         splits: which of train, val and test must exist.
 
     Returns:
@@ -42,19 +50,16 @@ def check_dataset(
     Raises:
         InputErrors: keys, names or nc are wrong, all of it at once.
         MissingFileError: a path of ``splits`` does not exist; names every place looked at.
+        InputError: a download or conversion that failed or was not finished.
     """
     facts, source, folder = _read(data)
     facts = dict(facts)
     facts["names"] = _checked_facts(facts, source)
     facts["nc"] = len(facts["names"])
-    bases = _bases(facts.get("path"), folder, unpacked=folder is not None and is_archive_source(data))
+    unpacked = folder is not None and is_archive_source(data)
+    bases = _bases(facts.get("path"), folder, unpacked)
     entries = {key: _as_list(facts[key]) for key in SPLITS if facts.get(key)}
-    base = _best_base(bases, entries, splits)
-    if _missing(base, entries, splits):
-        base = _obtain(facts, source, base, autodownload) or base
-        missing = _missing(base, entries, splits)
-        if missing:
-            raise MissingFileError(_missing_text(source, missing, bases) + _download_hint(facts, autodownload))
+    base = _completed(facts, source, bases, entries, splits, autodownload and not unpacked)
     facts["path"] = base
     for key, items in entries.items():
         found = [str(_locate(base, item) or _first_place(base, item)) for item in items]
@@ -65,6 +70,16 @@ def check_dataset(
 def is_archive_source(data: str | Path | dict[str, Any]) -> bool:
     """Return whether ``data`` names a zip or tar file."""
     return isinstance(data, (str, Path)) and is_archive(data)
+
+
+def read_names(path: str | Path) -> dict[int, str]:
+    """Return the class names of a data YAML, class id -> name.
+
+    Raises:
+        InputErrors: the YAML lacks them or is wrong.
+    """
+    facts, source, _ = _read(path)
+    return _checked_facts(facts, source)
 
 
 def find_images(path: str | Path | Iterable[str | Path]) -> list[str]:
@@ -80,9 +95,9 @@ def find_images(path: str | Path | Iterable[str | Path]) -> list[str]:
     sources = [path] if isinstance(path, (str, Path)) else list(path)
     found: list[str] = []
     for source in map(Path, sources):
-        if source.is_dir():
+        if os.path.isdir(source):
             found += _images_below(source)
-        elif source.is_file():
+        elif os.path.isfile(source):
             found += _listed_images(source)
         else:
             raise MissingFileError(f"{source}: no such folder or list of images")
@@ -130,6 +145,7 @@ def _checked_facts(facts: dict[str, Any], source: str) -> dict[int, str]:
             problems.append(
                 f"{source}: '{key}' is {facts[key]!r}, expected a path{'' if key == 'path' else ' or list of paths'}"
             )
+    problems += [f"{source}: {complaint}" for complaint in _source_complaints(facts, source)]
     names: dict[int, str] = {}
     if facts.get("names") is not None:
         names, complaint = _checked_names(facts["names"])
@@ -140,6 +156,27 @@ def _checked_facts(facts: dict[str, Any], source: str) -> dict[int, str]:
     if problems:
         raise InputErrors(problems)
     return names
+
+
+def _source_complaints(facts: dict[str, Any], source: str) -> list[str]:
+    """Return what is wrong with the keys that say where a missing set comes from."""
+    found = []
+    converter, sums = facts.get("converter"), facts.get("sha256")
+    if converter is not None and (not isinstance(converter, str) or converter not in STOCK):
+        found.append(f"'converter' is {converter!r}, allowed: {', '.join(STOCK)}")
+    if converter is not None and not facts.get("path"):
+        found.append("'converter' needs the key 'path', the folder of the data set")
+    if converter is not None and facts.get("generator") is not None:
+        found.append("'converter' and 'generator' are both given, a data set has one source")
+    listed = sums.values() if isinstance(sums, dict) else [] if sums is None else [sums]
+    wrong = [text for text in listed if not isinstance(text, str) or not _SHA256.fullmatch(text)]
+    if wrong:
+        found.append(f"'sha256' has {wrong[0]!r}, expected 64 hexadecimal digits (in quotes)")
+    elif sums is not None and isinstance(sums, dict) != bool(_converter(facts, source)):
+        found.append(
+            "'sha256' is one checksum beside the address of a .zip, a mapping from file names beside a converter"
+        )
+    return found
 
 
 def _checked_names(names: Any) -> tuple[dict[int, str], str]:  # noqa: ANN401
@@ -203,7 +240,7 @@ def _locate(base: Path, entry: str) -> Path | None:
     places = [_first_place(base, entry)]
     if entry.startswith("../"):
         places.append(_first_place(base, entry[3:]))
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if os.path.exists(place)), None)  # False for a name that is too long
 
 
 def _missing(base: Path, entries: dict[str, list[str]], splits: Sequence[str]) -> list[tuple[str, str]]:
@@ -214,6 +251,36 @@ def _missing(base: Path, entries: dict[str, list[str]], splits: Sequence[str]) -
 def _best_base(bases: list[Path], entries: dict[str, list[str]], splits: Sequence[str]) -> Path:
     """Return the first base with the fewest missing entries."""
     return min(bases, key=lambda base: len(_missing(base, entries, splits)))
+
+
+def _completed(  # noqa: PLR0913  (facts of one data set)
+    facts: dict[str, Any],
+    source: str,
+    bases: list[Path],
+    entries: dict[str, list[str]],
+    splits: Sequence[str],
+    autodownload: bool,
+) -> Path:
+    """Return the base of a data set that has every wanted entry, made, fetched or converted now if need be."""
+    base, converter = _best_base(bases, entries, splits), _converter(facts, source)
+    lacking = _missing(base, entries, splits)
+    if converter:
+        try:
+            _convert(converter, facts, base, splits, lacking, autodownload)
+        except MissingFileError as error:
+            raise MissingFileError(f"{_missing_text(source, lacking, bases)}; {error}" if lacking else error) from None
+    elif lacking:
+        base = _obtain(facts, source, base, autodownload) or base
+    missing = _missing(base, entries, splits)
+    if missing:
+        raise MissingFileError(_missing_text(source, missing, bases) + _download_hint(facts, autodownload))
+    mark = unfinished(base)
+    if mark and not converter:
+        raise InputError(
+            f"{source}: the conversion of {base} was not finished; end it by: python -m utils.data.converters "
+            f"{mark.get('converter')} --root {base} (or delete {MARK} there to use it as it is)"
+        )
+    return base
 
 
 def _missing_text(source: str, missing: list[tuple[str, str]], bases: list[Path]) -> str:
@@ -231,14 +298,46 @@ def _obtain(facts: dict[str, Any], source: str, base: Path, autodownload: bool) 
         return base
     if not autodownload or not _is_zip_address(address):
         return None
+    from utils.data.converters.obtain import claim, unpack_whole
     from utils.downloads import fetch, url2file
 
     folder = datasets_dir()
-    archive = fetch(address, folder / url2file(address))
+    archive = fetch(address, folder / url2file(address), sha256=facts.get("sha256") or "")
     LOGGER.info("%s: unpacking into %s", archive, folder)
-    unpack(archive, folder)
+    with claim(folder, f".{glob.escape(archive.name)}.*"):
+        unpack_whole(archive, folder)
     archive.unlink()
     return None
+
+
+def _converter(facts: dict[str, Any], source: str) -> str:
+    """Return the built-in converter of a data set: the one named, or that of a stock YAML with a script; else ''."""
+    if facts.get("converter"):
+        return str(facts["converter"])
+    script = str(facts.get("download") or "").strip()
+    if not script or facts.get("generator") or _is_zip_address(script):
+        return ""
+    names, complaint = _checked_names(facts.get("names"))
+    return "" if complaint else recognise(facts, names, source)
+
+
+def _convert(  # noqa: PLR0913  (facts of one data set)
+    converter: str,
+    facts: dict[str, Any],
+    base: Path,
+    splits: Sequence[str],
+    lacking: list[tuple[str, str]],
+    autodownload: bool,
+) -> None:
+    """Fetch and convert what a set with a built-in converter lacks; a set without work to do is left untouched."""
+    from utils.data.converters.obtain import needs_conversion, prepare
+
+    wanted = dict.fromkeys([split for split, _ in lacking] + needs_conversion(converter, base, splits))
+    if not wanted:
+        return
+    if not facts.get("converter"):
+        LOGGER.info("the text under 'download:' is not run; this is the set %s, which has a converter here", converter)
+    prepare(converter, base, facts["names"], splits=list(wanted), fetch=autodownload, sha256=facts.get("sha256"))
 
 
 def _download_hint(facts: dict[str, Any], autodownload: bool) -> str:
