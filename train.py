@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--patience", type=int, default=100, help="epochs without improvement before stopping; 0 never stops")
     add("--freeze", nargs="+", type=int, default=[0], help="layers to freeze: 10 the first ten, 0 1 2 those three")
     add("--save-period", type=int, default=-1, help="also keep every Nth epoch's checkpoint")
+    add("--save-steps", type=int, default=0, help="also write last.pt after every N batches; 0 after epochs alone")
     add("--seed", type=int, default=0, help="seed of everything random")
     add("--local_rank", type=int, default=-1, help="set by old launchers; torchrun needs it not")
     add("--entity", default=None, help="account of an online service (no effect)")
@@ -133,7 +134,9 @@ class Outcome:
     epoch: int = 0
 
 
-def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: Any) -> tuple[float, ...]:
+def train(
+    hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: Any, signals: Any = None
+) -> tuple[float, ...]:
     """Train one model from checked options to its final validation.
 
     Args:
@@ -141,6 +144,7 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
         opt: options as ``main`` leaves them.
         device: where to train.
         callbacks: utils.callbacks.Callbacks whose hooks are run.
+        signals: utils.training.preemption.StopSignals at watch, None where no signal is to stop the run.
 
     Returns:
         P, R, mAP50, mAP50-95 and the box, objectness and classification losses of the final validation.
@@ -152,6 +156,8 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     from utils.training import build, class_balance
     from utils.training.amp import choose_dtype
     from utils.training.engine import Engine, StepState
+    from utils.training.guard import RunningStatistics
+    from utils.training.preemption import StopSignals
     from utils.training.run import Run
     from utils.training.schedule import Schedule, linear_lr
 
@@ -180,6 +186,7 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     if not opt.resume and WORLD.is_main:
         build.fit_anchors(opt, hyp, model, dataset, imgsz)
     build.attach_facts(model, hyp, data, dataset, device)
+    statistics = RunningStatistics(model)
     parallel = build.wrap_parallel(model, opt, WORLD, device)
     criterion = build.build_criterion(model, hyp, balance, WORLD)
     schedule = Schedule(
@@ -190,13 +197,13 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
     engine = Engine(
         parallel, criterion, optimizer, schedule,
         torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16), ema, device, WORLD, amp_dtype,
-        4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride),
+        4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride), statistics,
     )  # fmt: skip
     run = Run(
         opt=opt, hyp=hyp, as_read=as_read, data=data, model=model, engine=engine,
         stopper=EarlyStopping(patience=opt.patience), loader=loader, dataset=dataset, val_loader=val_loader,
         balance=balance, imgsz=imgsz, callbacks=callbacks, state=StepState(loss_sum=torch.zeros(3, device=device)),
-        checkpoint=checkpoint,
+        signals=signals or StopSignals(), checkpoint=checkpoint,
     )  # fmt: skip
     del checkpoint
     run.begin()
@@ -207,24 +214,34 @@ def train(hyp: Any, opt: argparse.Namespace, device: torch.device, callbacks: An
 def run_epochs(run: Any) -> Outcome:
     """Train, validate, log and save, epoch by epoch."""
     from utils.training.distributed import broadcast_from_main
+    from utils.training.guard import NotFinite
+    from utils.training.preemption import Interrupted
 
-    opt, state = run.opt, run.state
-    outcome = Outcome(best_fitness=run.best_fitness, epoch=state.epoch - 1)
+    opt, first = run.opt, run.state.epoch
+    outcome = Outcome(best_fitness=run.best_fitness, epoch=first - 1)
     start = time.time()
-    first = state.epoch
-    end = first if run.stopper.stop else opt.epochs  # a run killed after it had stopped early has only to be closed
+    epoch, stop = first, run.stopper.stop  # a run killed after it had stopped early has only to be closed
     run.callbacks.run("on_train_start")
-    for epoch in range(first, end):
+    while epoch < opt.epochs and not stop:
         outcome.epoch = epoch
-        losses = run.train_epoch(epoch)
+        try:
+            losses = run.train_epoch(epoch)
+        except NotFinite as problem:
+            run.go_back(problem)
+            epoch = run.state.epoch
+            continue
         final = epoch + 1 == opt.epochs or run.stopper.possible_stop
-        stop = False
+        signal_number = 0
         if WORLD.is_main:
-            stop = run.close_epoch(epoch, losses, final, outcome)
-        stop = broadcast_from_main(stop)
+            try:
+                stop = run.close_epoch(epoch, losses, final, outcome)
+            except Interrupted as interruption:
+                signal_number = interruption.number
+        stop, signal_number = broadcast_from_main((stop, signal_number))
+        if signal_number:
+            run.leave(signal_number)
         run.share_maps()
-        if stop:
-            break
+        epoch += 1
     if WORLD.is_main and outcome.epoch >= first:
         hours = (time.time() - start) / 3600
         LOGGER.info(f"\n{max(outcome.epoch - first + 1, 0)} epochs completed in {hours:.3f} hours.")
@@ -283,17 +300,19 @@ def main(opt: argparse.Namespace, callbacks: Any = None, *, given: dict[str, Any
     from utils.callbacks import Callbacks
     from utils.cv import require_cv2
     from utils.training.distributed import leave_group
+    from utils.training.preemption import StopSignals
 
     require_cv2()
     setup_logging(WORLD.rank)
     begun = datetime.datetime.now()
-    prepared, device = prepare(opt, given)
-    vars(opt).update(vars(prepared))
-    LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
-    try:
-        results = train(opt.hyp, opt, device, callbacks or Callbacks())
-    finally:
-        leave_group()
+    with StopSignals().watched() as signals:
+        prepared, device = prepare(opt, given)
+        vars(opt).update(vars(prepared))
+        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
+        try:
+            results = train(opt.hyp, opt, device, callbacks or Callbacks(), signals)
+        finally:
+            leave_group()
     LOGGER.info(f"Started {begun:%Y-%m-%d %H:%M:%S}, results in {colorstr('bold', opt.save_dir)}")
     return results
 

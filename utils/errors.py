@@ -44,6 +44,12 @@ class WorkError(RuntimeError):
     """Work that started and cannot go on: one line, exit status 1."""
 
     exit_status = FAILED_WORK_STATUS
+    kind = "error"  # what its line on stderr begins with
+
+
+def printable(text: object) -> str:
+    """Return a text on one line, with every character escaped that a terminal would not show as itself."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
 def run_command(main: Callable[[], object]) -> None:
@@ -57,6 +63,6 @@ def run_command(main: Callable[[], object]) -> None:
     except (InputError, WorkError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for problem in error.problems if isinstance(error, InputErrors) else [str(error)]:
+            print(f"{getattr(error, 'kind', 'error')}: {printable(problem)}", file=sys.stderr)
         sys.exit(error.exit_status)

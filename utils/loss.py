@@ -419,6 +419,11 @@ class ComputeLoss:
         if "loss_share" in state:
             self._share = state["loss_share"].to(self.device, copy=True)
 
+    def running_tensors(self) -> list[Tensor]:
+        """Return the floating-point tensors that training changes in place, so that a bad batch can be undone."""
+        found = [t for part in self._stateful().values() for t in part.state_dict().values() if t.is_floating_point()]
+        return found if self._share is None else [*found, self._share]
+
     def _stateful(self) -> dict[str, nn.Module]:
         return {
             "cls_loss": self.BCEcls,

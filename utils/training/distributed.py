@@ -45,6 +45,15 @@ def world_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Return every process's ``tensor`` (...) as one of shape (processes, ...), the same everywhere."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor.detach().clone()[None]
+    rows = [torch.zeros_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, tensor.detach().contiguous())
+    return torch.stack(rows)
+
+
 def broadcast_from_main(value: Any) -> Any:
     """Return the main process's ``value`` (a small picklable object of numbers and strings) on every process."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -16,11 +16,12 @@ from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 from utils.rng import Stream, make_rng
 from utils.training.distributed import World, world_sum
+from utils.training.guard import LOOK_EVERY, MAX_IN_A_ROW, NotFinite, RunningStatistics, Tally, weights_are_finite
 from utils.training.schedule import Schedule
 
 LOSS_NAMES = ("box", "objectness", "classification")
 MAX_GRADIENT_NORM = 10.0
-CHECK_EVERY = 50  # steps between two looks at the loss on an accelerator: each look waits for it
+MAX_PIECES = 16  # a batch that does not fit into memory is halved at most four times
 HEADER = ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size")
 
 BatchHook = Callable[[int, torch.Tensor, torch.Tensor, list[str], torch.Tensor], None]
@@ -35,7 +36,14 @@ class StepState:
         epoch: the epoch at work, or the next one when it is complete.
         batch: batches of that epoch that are done.
         last_optimizer_step: number of the step at which the optimizer last moved, -1 before the first.
-        loss_sum: (3,) sum over this epoch's batches of the box, objectness and classification losses.
+        loss_sum: (3,) sum over this epoch's batches of the box, objectness and classification losses, without those
+            that were not finite.
+        bad_batches: batches of this epoch whose loss was not finite.
+        skipped: optimizer steps of the run that were skipped, because a loss or gradient was not finite.
+        in_a_row: those since the last good step.
+        returns: how often the run went back to its last checkpoint.
+        rate_factor: what all learning rates are multiplied by, less than 1 after a return.
+        pieces: into how many parts a batch is cut to fit into memory.
     """
 
     step: int = 0
@@ -43,10 +51,18 @@ class StepState:
     batch: int = 0
     last_optimizer_step: int = -1
     loss_sum: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
+    bad_batches: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    returns: int = 0
+    rate_factor: float = 1.0
+    pieces: int = 1
 
     def start_epoch(self, epoch: int, device: torch.device) -> None:
-        """Begin ``epoch`` at its first batch."""
-        self.epoch, self.batch = epoch, 0
+        """Begin ``epoch`` at its first batch, unless it is the one that a resumed run stands in."""
+        if epoch == self.epoch and self.batch:
+            return
+        self.epoch, self.batch, self.bad_batches = epoch, 0, 0
         self.loss_sum = torch.zeros(3, device=device)
 
 
@@ -80,6 +96,7 @@ class Engine:
         amp_dtype: autocast type, None for float32.
         loss_factor: 4 with the quad loader, else 1.
         resize: (images, step number) -> images, for multi-scale training.
+        statistics: the running statistics of the model's batch norms, by default found in ``model``.
     """
 
     model: nn.Module
@@ -93,6 +110,13 @@ class Engine:
     amp_dtype: torch.dtype | None = None
     loss_factor: float = 1.0
     resize: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    statistics: RunningStatistics | None = None
+
+    def __post_init__(self) -> None:
+        if self.statistics is None:
+            self.statistics = RunningStatistics(self.model)
+        self.tally = Tally.on(self.device)
+        self._in_backward = False
 
     def train_epoch(
         self, loader: Any, state: StepState, epochs: int, after_batch: BatchHook | None = None
@@ -109,49 +133,206 @@ class Engine:
             Mean box, objectness and classification losses over the epoch and all processes.
 
         Raises:
-            WorkError: a loss is not finite.
+            NotFinite: several batches in a row were not finite, or the weights at the end are not.
+            WorkError: the device's memory does not hold even a small part of a batch.
         """
         self.model.train()
         total = len(loader)
-        self.optimizer.zero_grad()
+        if state.batch == 0:
+            self.optimizer.zero_grad()  # a run that goes on within an epoch has restored its gradients
+        self.tally = Tally.on(self.device, (state.in_a_row, state.skipped, state.bad_batches))
+        self._bad_before = self.tally.in_a_row.clone()
         for images, targets, paths, _ in self._with_progress(loader, state, epochs, total):
             step = state.step
             images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
             if self.resize is not None:
                 images = self.resize(images, step)
-            moves = self._step(images, targets, step, state, loader)
+            items, moves = self._step(images, targets, step, state, loader)
             if moves:
                 state.last_optimizer_step = step
             state.batch, state.step = state.batch + 1, step + 1
-            self._check_finite(state, total)
+            self._look(state, total, items, paths)
             if after_batch is not None:
-                after_batch(step, images, targets, paths, state.loss_sum / state.batch)
-        return (world_sum(state.loss_sum.clone()) / max(state.batch, 1)).tolist()
+                after_batch(step, images, targets, paths, state.loss_sum / max(state.batch - state.bad_batches, 1))
+        if not weights_are_finite(self.model):
+            raise NotFinite(f"epoch {state.epoch}: a weight is not finite after its last step")
+        return (world_sum(state.loss_sum.clone()) / max(state.batch - state.bad_batches, 1)).tolist()
 
-    def _step(self, images: torch.Tensor, targets: torch.Tensor, step: int, state: StepState, loader: Any) -> bool:
-        """Run one batch forward and backward; return whether the optimizer moved."""
+    def _step(
+        self, images: torch.Tensor, targets: torch.Tensor, step: int, state: StepState, loader: Any
+    ) -> tuple[torch.Tensor, bool]:
+        """Run one batch forward and backward; return its losses (3,) and whether the optimizer was due."""
         accumulate = self.schedule.apply(self.optimizer, step, state.epoch)
+        if state.rate_factor != 1:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= state.rate_factor
         moves = step - state.last_optimizer_step >= accumulate
-        with self._gradient_exchange(moves), self._autocast():
-            outputs = self.model(images)
-            self.criterion.is_filler = loader.batch_sampler.real_count(state.batch) == 0
-            loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
-            loss = loss * (self.world.size * self.loss_factor)
-        with self._gradient_exchange(moves):
-            self.scaler.scale(loss).backward()
-        state.loss_sum += items
+        self.criterion.is_filler = loader.batch_sampler.real_count(state.batch) == 0
+        self._keep()
+        targets = targets.to(self.device, non_blocking=True)
+        while True:
+            try:
+                items, bad = self._forward_backward(images, targets, moves, state.pieces)
+                break
+            except torch.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+            self._halve(state, len(images), step, reason)  # outside, where the failed pass has let go of its memory
+        state.loss_sum += torch.where(bad, 0.0, items)
+        self.tally.note_batch(bad, alone=self.world.size == 1)
         if moves:
             self._optimizer_step()
-        return moves
+        return items, moves
+
+    # Forward and backward ----------------------------------------------------------------------------------------
+
+    def _forward_backward(
+        self, images: torch.Tensor, targets: torch.Tensor, moves: bool, pieces: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the losses (3,) of one batch and whether it is bad, () bool; its gradients are added up."""
+        if pieces > 1:
+            return self._in_pieces(images, targets, pieces)
+        with self._gradient_exchange(moves), self._autocast():
+            outputs = self.model(images)
+            loss, items = self.criterion(outputs, targets)
+        bad = self._judge(loss)
+        with self._gradient_exchange(moves):
+            self._backward(loss, bad)
+        return items, bad
+
+    def _in_pieces(self, images: torch.Tensor, targets: torch.Tensor, pieces: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do what ``_forward_backward`` does with the activations of one piece of the batch in memory at a time.
+
+        The loss of the whole batch is taken from outputs without a graph, and its gradient is led through each piece in
+        a second forward pass. So any loss has the gradient of the whole batch; batch norm alone sees the pieces.
+        """
+        chunks = images.chunk(pieces)
+        with torch.no_grad(), self._autocast():
+            levels = list(zip(*(self.model(chunk) for chunk in chunks), strict=True))
+        self.statistics.undo()  # the second pass moves them
+        outputs = [torch.cat(level).requires_grad_() for level in levels]
+        del levels
+        with self._autocast():
+            loss, items = self.criterion(outputs, targets)
+        bad = self._judge(loss)
+        self._backward(loss, bad)
+        gradients = [output.grad.split([len(chunk) for chunk in chunks]) for output in outputs]
+        for number, chunk in enumerate(chunks):
+            with self._autocast():
+                again = self.model(chunk)
+            self._in_backward = True
+            torch.autograd.backward(list(again), [level[number] for level in gradients])
+            self._in_backward = False
+        self.statistics.undo(bad)
+        return items, bad
+
+    def _backward(self, loss: torch.Tensor, bad: torch.Tensor) -> None:
+        """Add up the gradients; those of a bad loss are made NaN, so that every process skips the step."""
+        factor = torch.where(bad, math.nan, self.world.size * self.loss_factor)
+        self._in_backward = True
+        self.scaler.scale(loss * factor).backward()
+        self._in_backward = False
+
+    def _keep(self) -> None:
+        """Remember what a bad batch or a lack of memory would have to undo."""
+        self.statistics.keep()
+        running = getattr(self.criterion, "running_tensors", list)()
+        self._kept_running = [(tensor, tensor.clone()) for tensor in running]
+
+    def _judge(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return whether a batch is bad, () bool, and undo what its forward pass did to running statistics."""
+        bad = ~torch.isfinite(loss.detach()).all() | self.statistics.is_bad()
+        self.statistics.undo(bad)
+        for tensor, kept in self._kept_running:
+            tensor.data.copy_(torch.where(bad, kept, tensor))
+        return bad
+
+    def _halve(self, state: StepState, batch: int, step: int, reason: str) -> None:
+        """Let batches be cut into twice as many pieces after the device ran out of memory.
+
+        Raises:
+            WorkError: they are too small already, or several processes are at work, of which each would have to.
+        """
+        size = math.ceil(batch / state.pieces)
+        fits = max(size // 2, 1) * self.world.size
+        if self.world.size > 1 or state.pieces >= MAX_PIECES or size == 1:
+            raise WorkError(
+                f"out of memory with {size} images at a time ({reason}); allowed is what fits, perhaps --batch-size "
+                f"{fits}, a smaller --imgsz or a smaller model"
+            )
+        state.pieces *= 2
+        self.statistics.undo()
+        for tensor, kept in self._kept_running:
+            tensor.data.copy_(kept)
+        lost = 0
+        if self._in_backward:  # part of this batch's gradients is in already, and cannot be told from the others
+            lost, self._in_backward = step - state.last_optimizer_step - 1, False
+            self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        dropped = f"; the gradients of the {lost} batches before it in this optimizer step are lost" if lost else ""
+        LOGGER.warning(
+            f"WARNING epoch {state.epoch}, batch {state.batch}: out of memory ({reason}). Batches go on in "
+            f"{state.pieces} pieces of {math.ceil(batch / state.pieces)} images with the gradients of {batch}, batch "
+            f"norm sees the pieces{dropped}. --batch-size {fits} would fit without"
+        )
+
+    # Optimizer ---------------------------------------------------------------------------------------------------
 
     def _optimizer_step(self) -> None:
+        """Move the weights and their average, unless a gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MAX_GRADIENT_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MAX_GRADIENT_NORM)
+        bad, moved = ~torch.isfinite(norm), True
+        if self.scaler.is_enabled():  # it skips the step itself; its own doing while it has not come down to 1
+            self.tally.note_step(bad & (self.scaler._scale <= 1), self._bad_before)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.tally.note_step(bad, self._bad_before)
+            moved = self._move(bad)
+        self._bad_before.copy_(self.tally.in_a_row)
         self.optimizer.zero_grad()
-        if self.ema is not None:
+        if self.ema is not None and moved:
             self.ema.update(self.model)
+
+    def _move(self, bad: torch.Tensor) -> bool:
+        """Step the optimizer where ``bad``, () bool, is false; return whether it may have moved.
+
+        On CUDA the fused optimizers leave the weights alone by themselves, as they do for a gradient scaler.
+        """
+        if self.device.type != "cuda":
+            if not bool(bad):
+                self.optimizer.step()
+                return True
+            return False
+        self.optimizer.found_inf, self.optimizer.grad_scale = bad.float(), None
+        self.optimizer.step()
+        del self.optimizer.found_inf, self.optimizer.grad_scale
+        return True
+
+    def _look(self, state: StepState, total: int, items: torch.Tensor, paths: list[str]) -> None:
+        """Read the tally where it is due: after every step on the CPU, now and then on CUDA.
+
+        Raises:
+            NotFinite: too many were bad in a row.
+        """
+        if self.device.type == "cuda" and state.batch % LOOK_EVERY and state.batch != total:
+            return
+        in_a_row, skipped, bad_batches = self.tally.read()
+        worse = skipped > state.skipped or bad_batches > state.bad_batches
+        state.in_a_row, state.skipped, state.bad_batches = in_a_row, skipped, bad_batches
+        if not worse:
+            return
+        terms = ", ".join(f"{name} {value:g}" for name, value in zip(LOSS_NAMES, items.tolist(), strict=True))
+        since = f"batch {state.batch - 1}" if self.device.type != "cuda" else f"batches up to {state.batch - 1}"
+        LOGGER.warning(
+            f"WARNING epoch {state.epoch}, {since}: a loss or gradient is not finite ({terms}); its optimizer step is "
+            f"skipped ({skipped} so far, {in_a_row} in a row). Images: {', '.join(paths[:4])}"
+            f"{' ...' if paths[4:] else ''}"
+        )
+        if in_a_row >= MAX_IN_A_ROW:
+            what = "losses or gradients in a row were not finite"
+            raise NotFinite(f"epoch {state.epoch}, batch {state.batch - 1}: {in_a_row} {what}")
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(
@@ -162,17 +343,6 @@ class Engine:
         """Let processes exchange gradients only in the batch before an optimizer step."""
         waits = not moves and hasattr(self.model, "no_sync")
         return self.model.no_sync() if waits else contextlib.nullcontext()
-
-    def _check_finite(self, state: StepState, total: int) -> None:
-        due = self.device.type == "cpu" or state.batch % CHECK_EVERY == 0 or state.batch == total
-        if due and not torch.isfinite(state.loss_sum).all():
-            terms = ", ".join(
-                f"{name} {value:g}" for name, value in zip(LOSS_NAMES, state.loss_sum.tolist(), strict=True)
-            )
-            raise WorkError(
-                f"epoch {state.epoch}, batch {state.batch - 1}: the loss is not finite ({terms}); allowed are finite "
-                "losses. The last checkpoint is from before it; a lower lr0 or cleaner labels may help"
-            )
 
     def _with_progress(self, loader: Any, state: StepState, epochs: int, total: int) -> Iterable:
         if not self.world.is_main:

@@ -13,13 +13,13 @@ from utils.logs import LOGGER
 from utils.training.world import World
 
 PYTHON_ONLY = {"class_weights"}  # options of train.run that the command line does not have
-CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok"}
+CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps"}
 ALIASES = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}  # of train.run's keywords
 
 # option: (least, greatest); None is no bound
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "epochs": (1, None), "imgsz": (32, None), "workers": (0, None), "patience": (0, None), "seed": (0, 2**31 - 1),
-    "label_smoothing": (0.0, 1.0), "save_period": (-1, None), "bbox_interval": (-1, None),
+    "label_smoothing": (0.0, 1.0), "save_period": (-1, None), "save_steps": (0, None), "bbox_interval": (-1, None),
 }  # fmt: skip
 
 
@@ -141,15 +141,22 @@ def resumed_options(
     problems = []
     for name, value in given.items():
         if name not in CHANGEABLE_ON_RESUME and name in saved and not _is_same(name, value, saved[name]):
-            before = "other values" if isinstance(saved[name], dict) else saved[name]
             problems.append(
-                f"--{name.replace('_', '-')} {value}: the run of {checkpoint} was started with {before}; "
+                f"--{name.replace('_', '-')} {value}: the run of {checkpoint} was started with "
+                f"{_other_values(value, saved[name])}; "
                 "allowed with --resume are the same value or none"
             )
     if "epochs" in given and given["epochs"] < saved.get("epochs", 1):
         problems.append(f"--epochs {given['epochs']}: the saved run has {saved['epochs']}; allowed is more, or none")
     if problems:
         raise InputErrors(problems)
+    changes = [
+        f"{name} {saved[name]} -> {given[name]}"
+        for name in sorted(CHANGEABLE_ON_RESUME & set(given) - {"resume", "exist_ok"})
+        if name in saved and str(saved[name]) != str(given[name])
+    ]
+    if changes:
+        LOGGER.info(f"--resume {checkpoint}: {', '.join(changes)}; all else as the run was started")
     for name in CHANGEABLE_ON_RESUME & set(given):
         setattr(merged, name, given[name])
     merged.weights, merged.cfg, merged.resume, merged.exist_ok = str(checkpoint), "", True, True
@@ -162,6 +169,7 @@ def _is_same(name: str, given: Any, saved: Any) -> bool:
     Files may be named in another way, ``hyp`` is saved as its content, and a measured batch size stands for -1.
     """
     from utils.paths import check_yaml
+    from utils.training.resume_settings import hyp_differences
     from utils.yaml_files import read_yaml
 
     if given == saved or str(given) == str(saved) or (name == "batch_size" and given == -1):
@@ -173,7 +181,26 @@ def _is_same(name: str, given: Any, saved: Any) -> bool:
     file = Path(check_yaml(given))
     if not isinstance(saved, dict):
         return file.resolve() == Path(check_yaml(saved)).resolve()
-    return all(saved.get(key, value) == value for key, value in read_yaml(file).items() if key != "label_smoothing")
+    return not hyp_differences(*_without_smoothing(saved, read_yaml(file)))
+
+
+def _without_smoothing(*mappings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return hyperparameters without the one that an option of its own may have changed."""
+    return [{key: value for key, value in mapping.items() if key != "label_smoothing"} for mapping in mappings]
+
+
+def _other_values(given: Any, saved: Any) -> Any:
+    """Return what a run was started with; of hyperparameters only what the given file tells differently."""
+    from utils.paths import check_yaml
+    from utils.training.resume_settings import hyp_differences
+    from utils.yaml_files import read_yaml
+
+    if not isinstance(saved, dict):
+        return saved
+    now = given if isinstance(given, dict) else read_yaml(check_yaml(given))
+    differing = hyp_differences(*_without_smoothing(saved, now))
+    more = f" and {len(differing) - 2} more" if len(differing) > 2 else ""
+    return f"other values ({', '.join(differing[:2])}{more})"
 
 
 def saved_options(checkpoint: Path) -> dict[str, Any]:
@@ -183,9 +210,10 @@ def saved_options(checkpoint: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: no such checkpoint.
-        InputError: neither holds options.
+        InputError: neither holds options, or they differ where that changes the result.
     """
     from utils.checkpoint import load_checkpoint
+    from utils.training.resume_settings import refuse_edited_options
     from utils.yaml_files import read_yaml
 
     if not checkpoint.is_file():
@@ -195,5 +223,7 @@ def saved_options(checkpoint: Path) -> dict[str, Any]:
     options = read_yaml(beside) if beside.is_file() else own
     if not isinstance(options, dict):
         raise InputError(f"--resume {checkpoint}: it holds no options and {beside} is missing; start a new run with it")
+    if options is not own and isinstance(own, dict):
+        refuse_edited_options(beside, options, checkpoint, own)
     epochs = [found["epochs"] for found in (options, own) if isinstance(found, dict) and "epochs" in found]
     return {**options, "epochs": max(epochs)} if epochs else options

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,15 @@ from torch import nn
 
 from utils.balance.image_weights import sampler_weights
 from utils.balance.label_counts import drawn_counts
-from utils.errors import InputError
+from utils.errors import InputError, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
 from utils.training import build, resume
 from utils.training.class_balance import ClassBalance, draw_by
 from utils.training.distributed import broadcast_from_main
 from utils.training.engine import Engine, StepState
+from utils.training.guard import MAX_RETURNS, RATE_AFTER_RETURN, NotFinite
+from utils.training.preemption import Interrupted, StopSignals
 
 PICTURED_BATCHES = 3
 
@@ -42,12 +47,15 @@ class Run:
     imgsz: int
     callbacks: Any
     state: StepState
+    signals: StopSignals
     checkpoint: dict[str, Any] | None
     best_fitness: float = 0.0
     maps: np.ndarray = field(default_factory=lambda: np.zeros(0))
     folder: Path = field(default_factory=Path)
     log: Any = None
     loss_share: torch.Tensor | None = None  # of the epoch, (nc,)
+    beginning: tuple[dict[str, Any], dict[str, Any]] | None = None  # resume block and optimizer state, until last.pt
+    save_is_due: bool = False
 
     @property
     def last(self) -> Path:
@@ -69,8 +77,12 @@ class Run:
         self.checkpoint = None  # it holds a copy of the model
         self.folder = build.claim_run_folder(self.opt, self.engine.world)
         self.opt.save_dir = str(self.folder)
+        self.signals.begin_work()
         if not self.engine.world.is_main:
             return
+        if not self.opt.resume:
+            self.beginning = self._block(None), copy.deepcopy(self.engine.optimizer.state_dict())
+        self.callbacks.register_action("on_val_batch_start", "stop signals", self.signals.check)
         self._open_log()
         self.balance.log()
         self.log.log_table("class_balance", self.balance.text)
@@ -85,14 +97,14 @@ class Run:
             f"Logging results to {colorstr('bold', self.folder)}\nStarting training for {self.opt.epochs} epochs..."
         )
 
-    def _open_log(self) -> None:
+    def _open_log(self, again: bool = False) -> None:
         from utils.loggers import RunLogger
         from utils.training.options import plain_options
         from utils.yaml_files import write_yaml
 
-        first = self.state.epoch if self.opt.resume else 0
+        first = self.state.epoch if self.opt.resume or again else 0
         self.log = RunLogger(self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots)
-        if self.opt.resume:
+        if self.opt.resume or again:
             return
         write_yaml(self.folder / "hyp.yaml", self.as_read)
         write_yaml(self.folder / "opt.yaml", {**plain_options(self.opt), "hyp": self.as_read})
@@ -132,12 +144,14 @@ class Run:
             return
         saved = dict(block["facts"])
         resume.check_facts(path, saved, self._facts())
-        self.best_fitness = float(saved["best_fitness"])
-        self.maps = np.asarray(saved["maps"], dtype=np.float64)
-        self.state = resume.restore(
-            block, self.model, engine.ema, engine.scaler, self.stopper, engine.criterion, engine.device
-        )
-        LOGGER.info(f"Resuming {path} at epoch {self.state.epoch}, {self.opt.epochs} epochs in all")
+        self._put_back(block)
+        place = f"epoch {self.state.epoch}" + (f", batch {self.state.batch}" if self.state.batch else "")
+        LOGGER.info(f"Resuming {path} at {place}, {self.opt.epochs} epochs in all")
+
+    def _put_back(self, block: dict[str, Any]) -> None:
+        self.best_fitness = float(block["facts"]["best_fitness"])
+        self.maps = np.asarray(block["facts"]["maps"], dtype=np.float64)
+        self.state = resume.restore(block, self.model, self.engine, self.stopper)
 
     # Epochs ------------------------------------------------------------------------------------------------------
 
@@ -151,7 +165,7 @@ class Run:
             draw_by(sampler, self.loader, self.dataset, self.hyp["sampler_len"])
         self.loader.set_epoch(epoch, start_batch=self.state.batch)
         engine.criterion.set_epoch(epoch, self.opt.epochs)
-        if self.balance.is_on and self.data.nc > 1:
+        if self.balance.is_on and self.data.nc > 1 and not self.state.batch:
             engine.criterion.track_loss_share()
         losses = engine.train_epoch(self.loader, self.state, self.opt.epochs, self._after_batch)
         self.loss_share = engine.criterion.loss_share()
@@ -161,8 +175,13 @@ class Run:
     def _after_batch(
         self, step: int, images: torch.Tensor, targets: torch.Tensor, paths: list[str], losses: torch.Tensor
     ) -> None:
-        if not self.engine.world.is_main:
-            return
+        if self.engine.world.is_main:
+            self._show_batch(step, images, targets, paths, losses)
+        self._pause_if_due()
+
+    def _show_batch(
+        self, step: int, images: torch.Tensor, targets: torch.Tensor, paths: list[str], losses: torch.Tensor
+    ) -> None:
         self.callbacks.run("on_train_batch_start")
         if step < PICTURED_BATCHES and not self.opt.noplots:
             from utils.plots import plot_images
@@ -173,6 +192,84 @@ class Run:
             if step == 0:
                 self.log.log_graph(self.model, (self.imgsz, self.imgsz))
         self.callbacks.run("on_train_batch_end", self.model, step, images, targets, paths, losses)
+
+    def _pause_if_due(self) -> None:
+        """Save after every ``--save-steps`` batches, and save and stop after a signal.
+
+        Between two optimizer steps each of several processes holds gradients of its own: they go on to the next.
+
+        Raises:
+            Interrupted: a signal came; the run is saved.
+        """
+        state, every = self.state, self.opt.save_steps
+        last = state.batch == len(self.loader)
+        signal_number = self.signals.agreed(last)
+        self.save_is_due |= every > 0 and state.batch % every == 0 and not last
+        if self.engine.world.size > 1 and state.last_optimizer_step != state.step - 1 and not last:
+            return
+        if signal_number:
+            self.leave(signal_number)
+        if self.save_is_due:
+            self._save_within_epoch()
+
+    def leave(self, signal_number: int) -> None:
+        """Save where the run stands and end it; every process has to call it.
+
+        Raises:
+            Interrupted: always.
+        """
+        self._save_within_epoch()
+        if self.log is not None:
+            self.log.close()
+        raise Interrupted(
+            signal_number,
+            f"by {signal.Signals(signal_number).name} in epoch {self.state.epoch} after batch {self.state.batch} of "
+            f"{len(self.loader)}; go on with: python train.py --resume {self.last}",
+        )
+
+    def _save_within_epoch(self) -> None:
+        self.save_is_due = False
+        rows = resume.process_rows(self.engine, self.state)
+        if self.engine.world.is_main:
+            self._save(self.state.epoch - 1, False, rows)
+
+    def go_back(self, problem: NotFinite) -> None:
+        """Return to the last checkpoint, or the beginning, with lower rates; every process has to call it.
+
+        Raises:
+            WorkError: it has happened too often.
+        """
+        from utils.torch_utils import load_optimizer_state
+
+        state, has_file = self.state, broadcast_from_main(self.beginning is None)
+        place = str(self.last) if has_file else "the beginning"
+        if state.returns >= MAX_RETURNS:
+            kept = f"the last good checkpoint is {self.last}" if has_file else "no checkpoint was written before it"
+            raise WorkError(
+                f"{problem}, also after {MAX_RETURNS} returns with lower learning rates; {kept}. Allowed are finite "
+                f"losses: a lower lr0, or labels and images without what broke it, may help"
+            )
+        block, optimizer_state = broadcast_from_main(self._last_good() if self.engine.world.is_main else None)
+        kept = {"returns": state.returns + 1, "skipped": state.skipped, "pieces": state.pieces}
+        factor = state.rate_factor * RATE_AFTER_RETURN
+        self._put_back(block)
+        load_optimizer_state(self.engine.optimizer, optimizer_state)
+        self.state = dataclasses.replace(self.state, **kept, rate_factor=factor, in_a_row=0)
+        LOGGER.warning(
+            f"WARNING {problem}: back to {place}, epoch {self.state.epoch}, with {factor:g} times the learning rate "
+            f"(return {self.state.returns} of at most {MAX_RETURNS})"
+        )
+        if self.log is not None:
+            self.log.close()
+            self._open_log(again=True)
+
+    def _last_good(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        from utils.checkpoint import load_checkpoint
+
+        if self.beginning is not None:
+            return self.beginning
+        checkpoint = load_checkpoint(self.last)
+        return checkpoint["resume"], checkpoint["optimizer"]
 
     def close_epoch(self, epoch: int, losses: list[float], final: bool, outcome: Any) -> bool:
         """Validate, log and save after an epoch (main process only); return whether training should stop."""
@@ -185,7 +282,7 @@ class Run:
         fitness = self._fitness(outcome.results)
         stop = self.stopper(epoch=epoch, fitness=fitness)
         is_best = fitness >= self.best_fitness  # a tie goes to the later epoch, as in upstream
-        self.best_fitness = outcome.best_fitness = max(fitness, self.best_fitness)
+        self.best_fitness = outcome.best_fitness = max(self.best_fitness, fitness)  # the best first: NaN is no better
         self.state.epoch, self.state.batch = epoch + 1, 0
         self.log.log_epoch(epoch, losses, list(outcome.results), rates, per_class)
         self.callbacks.run("on_fit_epoch_end", [*losses, *outcome.results, *rates], epoch, self.best_fitness, fitness)
@@ -228,13 +325,16 @@ class Run:
             stats["loss_share"] = self.loss_share
         return stats
 
-    def _save(self, epoch: int, is_best: bool) -> None:
+    def _block(self, rows: dict[str, Any] | None) -> dict[str, Any]:
+        facts = {**self._facts(), "best_fitness": self.best_fitness, "maps": self.maps.tolist()}
+        return resume.capture(self.model, self.engine, self.stopper, self.state, facts, rows)
+
+    def _save(self, epoch: int, is_best: bool, rows: dict[str, Any] | None = None) -> None:
+        """Write last.pt, and after an epoch (``rows`` is None) best.pt and the epoch's own where they are due."""
         from utils.checkpoint import build_checkpoint, save_checkpoint
         from utils.training.options import plain_options
 
-        engine = self.engine
-        facts = {**self._facts(), "best_fitness": self.best_fitness, "maps": self.maps.tolist()}
-        block = resume.capture(self.model, engine.ema, engine.scaler, self.stopper, engine.criterion, self.state, facts)
+        engine, block = self.engine, self._block(rows)
         contents = build_checkpoint(
             model=self.model, ema=engine.ema.ema, updates=engine.ema.updates,
             optimizer_state=engine.optimizer.state_dict(), epoch=epoch, best_fitness=self.best_fitness,
@@ -242,9 +342,10 @@ class Run:
         )  # fmt: skip
         if is_best:
             save_checkpoint(self.best, contents)
-        if self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
+        if rows is None and self.opt.save_period > 0 and epoch % self.opt.save_period == 0:
             save_checkpoint(self.folder / "weights" / f"epoch{epoch}.pt", contents)
         save_checkpoint(self.last, contents, keep_previous=True)  # at the end: a run stopped before repeats the epoch
+        self.beginning = None
 
     def share_maps(self) -> None:
         """Give every process the main one's mAP per class and its decision state."""
@@ -268,6 +369,7 @@ class Run:
             results = self._validate_best()
         if not self.opt.noplots:
             self._final_pictures()
+        self.signals.check()
         for path in (self.best, self.last):
             if path.exists():
                 strip_optimizer(path)
