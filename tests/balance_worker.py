@@ -22,21 +22,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train  # noqa: E402
 from utils.balance.samplers import EpochBatchSampler  # noqa: E402
 from utils.callbacks import Callbacks  # noqa: E402
+from utils.training.engine import Engine  # noqa: E402
 
 
 def note_draws(folder: Path) -> None:
-    """Have every batch sampler write what it dealt at the end of an epoch."""
+    """Have the training loader's batch sampler write what it dealt at the end of an epoch."""
     rank = os.environ.get("RANK", "0")
-    deal = EpochBatchSampler.__iter__
+    deal, train_epoch = EpochBatchSampler.__iter__, Engine.train_epoch
+    training: list[EpochBatchSampler] = []
 
     def noted(self: EpochBatchSampler) -> Iterator[list[Any]]:
         counts: Counter = Counter()
         for number, batch in enumerate(deal(self)):
             counts.update(draw.index for draw in batch[: self.real_count(number)])
             yield batch
-        (folder / f"epoch{self.epoch}_rank{rank}.json").write_text(json.dumps(counts))
+        if self in training:
+            (folder / f"epoch{self.epoch}_rank{rank}.json").write_text(json.dumps(counts))
 
-    EpochBatchSampler.__iter__ = noted
+    def begin(self: Engine, loader: Any, *rest: Any, **named: Any) -> list[float]:
+        training[:] = [loader.batch_sampler]
+        return train_epoch(self, loader, *rest, **named)
+
+    EpochBatchSampler.__iter__, Engine.train_epoch = noted, begin
 
 
 def main(step: int, draws: str, arguments: list[str]) -> None:

@@ -38,7 +38,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     **{f"obj {name}": {"obj_loss": name} for name in OBJ_LOSSES},
     "cls and obj dyn adaptive": {"cls_dyn": 1.0, "obj_dyn": 1.0, "dyn_mode": "adaptive"},
     "focal scale ema": {"cls_loss": "focal", "obj_loss": "focal", "cls_fl_norm": "ema", "obj_fl_norm": "ema"},
-    "weights effective, deferred": {"cls_weights": "effective", "cls_weights_start": 0.5},
+    "weights effective, deferred": {"cls_weights": "effective_number", "cls_weights_start": 0.5},
 }
 SAMPLING: dict[str, dict[str, Any]] = {
     **{name: {"sampler": name} for name in DRAWN},
