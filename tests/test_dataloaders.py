@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -164,6 +165,27 @@ def test_killed_worker_is_replaced_once(folder, monkeypatch, caplog):
 
 
 @needs_fork
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("delay", [0.0, 0.02])
+def test_a_worker_that_holds_a_finished_batch_is_replaced(folder, monkeypatch, sign, delay):
+    """Its batch is announced already: what is left to fetch has to come from the worker itself."""
+    monkeypatch.setattr(dataloaders, "_POLL_SECONDS", 1)
+    monkeypatch.setattr(dataloaders, "STUCK_SECONDS", 1.0)
+    loader, _ = build(folder, 2)
+    loader.set_epoch(0)
+    whole = contents(loader)
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    batches = [next(iterator)]
+    time.sleep(delay)
+    for worker in loader.iterator._workers:
+        os.kill(worker.pid, sign)
+    batches += list(iterator)
+    assert_same(batches, whole)
+    loader.close()
+
+
+@needs_fork
 def test_stuck_worker_is_reported(folder, monkeypatch):
     monkeypatch.setattr(dataloaders, "_POLL_SECONDS", 1)
     monkeypatch.setattr(dataloaders, "STUCK_SECONDS", 1.5)
@@ -234,3 +256,20 @@ def test_names_of_the_interface(module, contract):
     owner = importlib.import_module(module)
     missing = [name for name in sorted(names - later - elsewhere) if not hasattr(owner, name)]
     assert missing == []
+
+
+@needs_fork
+def test_workers_that_died_with_a_lock_do_not_hold_up_the_main_process():
+    """The event by which torch ends its workers has a lock that a killed worker may have held: it stays taken."""
+    numbers = list(range(64))
+    loader = dataloaders.InfiniteDataLoader(numbers, batch_size=4, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    workers, lock = loader.iterator._workers, loader.iterator._workers_done_event._cond
+    lock.acquire()
+    closing = threading.Thread(target=loader.close, kwargs={"kill": True}, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert not any(worker.is_alive() for worker in workers)
+    assert sum(len(batch) for batch in loader) == 64

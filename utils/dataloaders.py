@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -54,6 +55,7 @@ STUCK_SECONDS = 120.0  # without a batch for so long a worker counts as stuck
 _POLL_SECONDS = 5  # how soon the death of a worker is noticed
 _GRACE_SECONDS = 30  # a worker asked to end by a signal lives on for so long, so that the main process decides
 _TIMED_OUT = "DataLoader timed out"
+_FAILURES = ("DataLoader worker (pid", _TIMED_OUT, "received 0 items of ancdata")  # beginnings of torch's messages
 _ELSEWHERE = {
     "LoadImages": "utils.sources",
     "LoadScreenshots": "utils.sources",
@@ -92,6 +94,10 @@ def seed_worker(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
+class _WorkersFailed(Exception):
+    """A worker died, or hung."""
+
+
 class InfiniteDataLoader(DataLoader):
     """A DataLoader whose workers live across epochs and which leaves torch's global random numbers alone.
 
@@ -113,6 +119,7 @@ class InfiniteDataLoader(DataLoader):
             kwargs.setdefault("timeout", _POLL_SECONDS)
             if sys.platform.startswith("linux"):  # macOS has fork, but its frameworks crash in forked processes
                 kwargs.setdefault("multiprocessing_context", "fork")
+        self._waiting: tuple[float, Any] | None = None  # since when, for a batch of which iterator
         super().__init__(*args, **kwargs)
 
     @property
@@ -146,13 +153,11 @@ class InfiniteDataLoader(DataLoader):
                 return
             except WorkError as error:
                 raise WorkError(_message(error)) from None
-            except RuntimeError as error:
-                if not _is_worker_failure(error):
-                    raise
+            except _WorkersFailed as error:
                 self.close(kill=True)
                 if restarted or coming is None:
-                    raise WorkError(f"a data loader's worker failed: {_message(error)}") from None
-                LOGGER.warning(f"WARNING a data loader's worker failed ({_message(error)}): starting new workers")
+                    raise WorkError(f"a data loader's worker failed: {error}") from None
+                LOGGER.warning(f"WARNING a data loader's worker failed ({error}): starting new workers")
                 self.set_epoch(coming[0], coming[1] + done)
                 iterator, restarted = None, True
                 continue
@@ -165,6 +170,7 @@ class InfiniteDataLoader(DataLoader):
             if not _open_loaders:
                 atexit.register(_close_loaders)
             _open_loaders.add(self)
+            threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True).start()
         if getattr(iterator, "_worker_pids_set", False):
             # torch would raise a worker's death in the middle of whatever the main process does: here it is polled
             torch._C._remove_worker_pids(id(iterator))
@@ -172,14 +178,27 @@ class InfiniteDataLoader(DataLoader):
         return iterator
 
     def _next(self, iterator: Iterator[Any]) -> Any:
-        """Return the next batch, waiting in short turns so that a dead worker is noticed soon."""
+        """Return the next batch, waiting in short turns so that a dead worker is noticed soon.
+
+        A batch in shared memory is asked of its worker, for which no time limit can be set: ``_watch`` ends such a wait
+        by killing the workers.
+        """
         begin = time.monotonic()
-        while True:
-            try:
-                return next(iterator)
-            except RuntimeError as error:
-                if not str(error).startswith(_TIMED_OUT) or time.monotonic() - begin >= STUCK_SECONDS:
-                    raise
+        self._waiting = begin, iterator
+        try:
+            while True:
+                try:
+                    return next(iterator)
+                except (RuntimeError, OSError, EOFError) as error:
+                    waited = time.monotonic() - begin
+                    if not self.num_workers or not _is_worker_failure(error):
+                        raise
+                    if waited >= STUCK_SECONDS:
+                        raise _WorkersFailed(f"timed out: no batch for {waited:.0f} s") from error
+                    if not str(error).startswith(_TIMED_OUT):
+                        raise _WorkersFailed(_message(error)) from error
+        finally:
+            self._waiting = None
 
     def _coming(self) -> tuple[int, int] | None:
         """Return the coming epoch and its first batch, None for samplers that cannot be restarted."""
@@ -196,9 +215,9 @@ class InfiniteDataLoader(DataLoader):
         if iterator is None or not hasattr(iterator, "_shutdown_workers"):
             return
         if kill:
-            for worker in iterator._workers:
-                worker.kill()
-        iterator._shutdown_workers()
+            _abandon(iterator)
+        else:
+            iterator._shutdown_workers()
 
 
 class SmartDistributedSampler(DistributedSampler):
@@ -304,16 +323,51 @@ def _worker_count(asked: int, batch_size: int) -> int:
     return min(asked, share, batch_size if batch_size > 1 else 0)
 
 
-def _is_worker_failure(error: RuntimeError) -> bool:
+def _is_worker_failure(error: Exception) -> bool:
+    """Tell the loss of a worker from an error that happened in one and was handed on."""
     text = str(error)
-    return text.startswith("DataLoader worker (pid") or text.startswith(_TIMED_OUT)
+    if "Original Traceback" in text or isinstance(error, WorkError):
+        return False
+    return isinstance(error, (OSError, EOFError)) or text.startswith(_FAILURES)
 
 
-def _message(error: RuntimeError) -> str:
+def _watch(reference: weakref.ref[InfiniteDataLoader]) -> None:
+    """Kill the workers of a loader that waits too long for a batch."""
+    while True:
+        time.sleep(_POLL_SECONDS)
+        loader = reference()
+        if loader is None:
+            return
+        begin, iterator = loader._waiting or (math.inf, None)
+        if time.monotonic() - begin > STUCK_SECONDS + _POLL_SECONDS:
+            for worker in iterator._workers:
+                worker.kill()
+        del loader, iterator
+
+
+def _message(error: Exception) -> str:
     """Return the last line of an error that came with a worker's traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     last = lines[-1] if "Original Traceback" in str(error) else lines[0]
     return last.split("WorkError: ", 1)[-1]
+
+
+def _abandon(iterator: Any) -> None:
+    """Kill the workers of torch's iterator and let go of their queues.
+
+    A worker may have died with a lock in its hands, so nothing is called that waits for one, as torch's own end does.
+    """
+    iterator._shutdown = True  # torch's end, also the one at its deletion, has nothing left to do
+    for worker in iterator._workers:
+        worker.kill()
+    for worker in iterator._workers:
+        worker.join(timeout=_POLL_SECONDS)
+    done = getattr(iterator, "_pin_memory_thread_done_event", None)
+    if done is not None:
+        done.set()
+    for queue in iterator._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
 
 
 def _close_loaders() -> None:
