@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--local_rank", type=int, default=-1, help="set by old launchers; torchrun needs it not")
     add("--entity", default=None, help="account of an online service (no effect)")
     add("--upload_dataset", nargs="?", const=True, default=False, help="upload the data set (no effect)")
+    add("--diagnose", action="store_true", help="at the end, also write which class errors there are, and what to try")
     add("--bbox_interval", type=int, default=-1, help="log validation pictures with boxes every N epochs")
     return parser
 

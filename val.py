@@ -8,6 +8,7 @@ Tasks: val, test and train name the split; speed measures time alone; study repe
 from __future__ import annotations
 
 import argparse
+import contextlib
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
     class_thres: ClassThres = None,
     cls_tau: float = 0.0,
     thresholds_file: str | Path | None = None,
+    diagnose: bool | dict[str, Any] = False,
 ) -> Returned:
     """Evaluate weights, or during training a model with its loader.
 
@@ -93,6 +95,8 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
         cls_tau: strength of the logit adjustment by the training's class counts, 0 (off) to 2.
         thresholds_file: where to write the confidence with the best F1 of each class; by default thresholds.yaml in the
             run folder that this call makes, and nowhere during training.
+        diagnose: also write a diagnosis of the class errors into the folder ``diagnosis`` of the run; a mapping gives
+            further arguments of ``utils.diagnosis.command.diagnose_run``.
 
     The other arguments are the command's options; ``model``, ``dataloader``, ``save_dir``, ``callbacks`` and
     ``compute_loss`` are those of a training run.
@@ -115,9 +119,12 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
     facts = data if training else _load(opt)
     names = _names_of(opt.model, facts)
     thresholds = class_thresholds(class_thres, names, conf_thres)
-    with adjusted(opt.model, cls_tau, data):
+    collector = _collector(opt, facts) if diagnose else None
+    listening = contextlib.nullcontext() if collector is None else collector.attached(opt.model)
+    with adjusted(opt.model, cls_tau, data), listening:
         opt.save_dir = Path(save_dir) if training else _open_run(opt, facts)
         observers, coco = _observers(opt, facts, names)
+        observers += [collector] if collector is not None else []
         result = evaluate(
             opt.model, opt.dataloader, names=names, nc=1 if single_cls else int(facts["nc"]), conf_thres=conf_thres,
             iou_thres=iou_thres, max_det=max_det, single_cls=single_cls, augment=augment, half=half,
@@ -127,6 +134,8 @@ def run(  # noqa: PLR0913, PLR0917 (inherited signature)
     result.log_table(per_class=(verbose or (len(names) < FEW_CLASSES and not training)) and len(names) > 1)
     if thresholds_file or (task in SPLITS and not training):
         _save_thresholds(thresholds_file or opt.save_dir / "thresholds.yaml", result, opt, facts)
+    if collector is not None:
+        _diagnose(opt, facts, collector)
     results = _score_json(result, opt, facts, coco) if coco else result.as_tuple()
     if not training:
         _log_end(result, opt)
@@ -227,7 +236,8 @@ def _observers(opt: argparse.Namespace, facts: dict[str, Any], names: dict[int, 
 
         folder = opt.save_dir / "labels"
         folder.mkdir(parents=True, exist_ok=True)
-        observers.append(TextFiles(folder, opt.save_conf))
+        images = getattr(getattr(opt.dataloader, "dataset", None), "im_files", ())
+        observers.append(TextFiles(folder, opt.save_conf, images))
     if opt.save_json:
         from utils.helpers import coco80_to_coco91_class
         from utils.outputs.coco_json import CocoJson
@@ -238,6 +248,17 @@ def _observers(opt: argparse.Namespace, facts: dict[str, Any], names: dict[int, 
     return observers, coco
 
 
+def _collector(opt: argparse.Namespace, facts: dict[str, Any]) -> Any:
+    """Return what keeps the predictions of the evaluation for its diagnosis."""
+    from utils.diagnosis.inputs import load_ground_truth
+    from utils.diagnosis.model_predictions import ViewCollector
+
+    if opt.single_cls or opt.task not in SPLITS:
+        what = "--single-cls, which leaves no classes to tell apart" if opt.single_cls else f"--task {opt.task}"
+        raise InputError(f"--diagnose with {what}: allowed are --task {', '.join(SPLITS)} and all classes")
+    return ViewCollector(load_ground_truth(facts, _split(opt)), source=_text(opt.weights) if opt.weights else "model")
+
+
 def _is_coco(facts: dict[str, Any]) -> bool:
     """Say whether the validation entry is COCO's own list, whose categories have other numbers."""
     val = facts.get("val")
@@ -245,6 +266,18 @@ def _is_coco(facts: dict[str, Any]) -> bool:
 
 
 # After the work -------------------------------------------------------------------------------------------------------
+
+
+def _diagnose(opt: argparse.Namespace, facts: dict[str, Any], collector: Any) -> None:
+    """Write the diagnosis of the predictions that the evaluation made."""
+    from utils.diagnosis.command import diagnose_run
+
+    further = dict(opt.diagnose) if isinstance(opt.diagnose, dict) else {}
+    options = {"split": _split(opt), "imgsz": opt.imgsz, "task": ["balance", "errors"], **further}
+    if opt.weights:
+        options.setdefault("weights", [_text(opt.weights)])
+    data = opt.data if isinstance(opt.data, (str, Path)) else facts
+    diagnose_run(data, opt.save_dir / "diagnosis", views=collector.views(), gt=collector.gt, **options)
 
 
 def _save_thresholds(path: str | Path, result: EvalResult, opt: argparse.Namespace, facts: dict[str, Any]) -> None:
@@ -320,6 +353,7 @@ def parse_opt() -> argparse.Namespace:
     add("--save-hybrid", action="store_true", help="let the labels take part in NMS; implies --save-txt")
     add("--save-conf", action="store_true", help="add the confidence to the text")
     add("--save-json", action="store_true", help="save detections as COCO JSON and score it")
+    add("--diagnose", action="store_true", help="also write which class errors there are, and what to try next")
     add("--project", default=ROOT / "runs/val", help="folder of the run folders")
     add("--name", default="exp", help="name of the run folder")
     add("--exist-ok", action="store_true", help="use an existing run folder")
@@ -364,11 +398,10 @@ def main(opt: argparse.Namespace) -> None:
 
 def _study(opt: argparse.Namespace, every: list[str]) -> None:
     """Measure all weights over image sizes; write a table for each, study.zip and study.png."""
-    import zipfile
-
     import numpy as np
 
     from utils.plots import plot_val_study
+    from utils.safe_write import make_whole
 
     tables = []
     for weights in every:
@@ -378,12 +411,18 @@ def _study(opt: argparse.Namespace, every: list[str]) -> None:
             LOGGER.info(f"\nRunning {table} --imgsz {size}...")
             results, _, speed = run(**{**vars(opt), "weights": weights, "imgsz": size}, plots=False)
             rows.append([*results, *speed])
-        np.savetxt(table, rows, fmt="%10.4g")
+        make_whole(table, lambda part, rows=rows: np.savetxt(part, rows, fmt="%10.4g"))
         tables.append(table)
-    with zipfile.ZipFile("study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for table in tables:
-            archive.write(table)
+    make_whole(Path("study.zip"), lambda part: _zip(part, tables))
     plot_val_study(x=STUDY_SIZES)
+
+
+def _zip(path: Path, files: list[Path]) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file)
 
 
 if __name__ == "__main__":

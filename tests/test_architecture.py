@@ -12,7 +12,7 @@ FILES = [
     if "runs" not in path.parts
 ]
 HEAVY = {"matplotlib", "torchvision", "pandas", "scipy", "tensorboard", "albumentations", "PIL", "faster_coco_eval"}
-SCRIPTS = {"train", "val", "detect"}
+SCRIPTS = {"train", "val", "detect", "diagnose", "preview"}
 CHECKPOINT_OWNERS = ("checkpoint",)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -467,3 +468,31 @@ def test_refused_before_the_run_folder(options, words, tiny_data, tiny_weights) 
         _run(tiny_data, tiny_weights, **options)
     assert words in str(error.value)
     assert not (tiny_data.parent / "runs").exists()
+
+
+def test_diagnose_writes_the_class_errors_of_the_evaluation(tiny_data, tmp_path):
+    """val.py --diagnose and train.py --diagnose: a page, its numbers and a hyp file that can be trained with."""
+    import train
+    from utils.hyperparameters import Hyperparameters
+
+    opt = train.run(
+        data=str(tiny_data), weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=4, epochs=1, workers=0, device="cpu",
+        noplots=True, diagnose=True, project=str(tmp_path / "train"),
+    )  # fmt: skip
+    results, _, _ = val.run(
+        str(tiny_data), str(tmp_path / "train/exp/weights/best.pt"), imgsz=64, batch_size=4, workers=0, plots=False,
+        diagnose=True, project=str(tmp_path / "val"),
+    )  # fmt: skip
+    assert len(results) == 7
+    for folder in (Path(opt.save_dir) / "diagnosis", tmp_path / "val/exp/diagnosis"):
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["data"]["images"] == 4
+        assert (folder / "report.html").stat().st_size > 1000
+        Hyperparameters.load(folder / "advice.yaml")
+
+
+def test_diagnose_needs_classes_and_labels(tiny_data, tmp_path):
+    weights = tmp_path / "w.pt"
+    weights.touch()
+    with pytest.raises(InputError, match="--diagnose with --task speed"):
+        val._collector(argparse.Namespace(single_cls=False, task="speed", weights="w.pt"), {})

@@ -54,7 +54,7 @@ class ViewCollector:
         source: str = "",
     ):
         self.nms = {"conf_thres": LEAST_CONF, "iou_thres": iou_thres, "max_det": max_det, "agnostic": agnostic}
-        self.source = source
+        self.gt, self.source = gt, source
         self._place = {info.path: number for number, info in enumerate(gt.images)}
         self._output: Any = None
         self._rows: dict[str, list[np.ndarray]] = {"a": [], "b": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from utils.logs import LOGGER
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+EVENTS = "events.out.tfevents."  # SECOND.HOST.PROCESS.NUMBER follows
+
 
 def open_writer(save_dir: str | Path, first_epoch: int = 0) -> SummaryWriter | None:
     """Open a writer on the run's folder; events of ``first_epoch`` and later that are there become void.
@@ -36,11 +39,20 @@ def open_writer(save_dir: str | Path, first_epoch: int = 0) -> SummaryWriter | N
         LOGGER.warning("TensorBoard events are not written: %s (pip install tensorboard)", error)
         return None
     folder = Path(save_dir)
-    purge = first_epoch if any(folder.glob("events.out.tfevents.*")) else None
+    earlier = list(folder.glob(f"{EVENTS}*"))
+    purge = first_epoch if earlier else None
     try:
+        _wait_for_a_later_name(earlier)
         return SummaryWriter(str(folder), purge_step=purge)
     except OSError as error:
         raise WorkError(f"{folder}: TensorBoard events cannot be written ({error.strerror})") from error
+
+
+def _wait_for_a_later_name(earlier: Sequence[Path]) -> None:
+    """Wait for the end of the second that the last file is named after: files are read in the order of their names."""
+    seconds = [path.name[len(EVENTS) :].partition(".")[0] for path in earlier]
+    latest = max((int(second) for second in seconds if second.isdecimal()), default=0)
+    time.sleep(min(max(latest + 1 - time.time(), 0), 1))
 
 
 class TensorBoardLog:
@@ -83,6 +95,10 @@ class TensorBoardLog:
             return
         self._write("add_image", tag, image[..., ::-1].copy(), step, dataformats="HWC")
 
+    def pixels(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Write an image (h, w, 3) BGR uint8."""
+        self._write("add_image", tag, image[..., ::-1].copy(), step, dataformats="HWC")
+
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Write a text (Markdown)."""
         self._write("add_text", tag, text, step)
@@ -99,6 +115,10 @@ class TensorBoardLog:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the writer traces again, which returns what it is given
             self._write("add_graph", traced, [])
+
+    def flush(self) -> None:
+        """Write out what waits in memory, so that it survives the process."""
+        self._write("flush")
 
     def close(self) -> None:
         """Write out what waits and close the file."""

@@ -13,7 +13,7 @@ from utils.logs import LOGGER
 from utils.training.world import World
 
 PYTHON_ONLY = {"class_weights"}  # options of train.run that the command line does not have
-CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps"}
+CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps", "diagnose"}
 ALIASES = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}  # of train.run's keywords
 
 # option: (least, greatest); None is no bound
@@ -178,10 +178,10 @@ def _is_same(name: str, given: Any, saved: Any) -> bool:
         return Path(given).resolve() == Path(saved).resolve()
     if name not in {"data", "cfg", "hyp"} or not given or not saved:
         return False
-    file = Path(check_yaml(given))
-    if not isinstance(saved, dict):
-        return file.resolve() == Path(check_yaml(saved)).resolve()
-    return not hyp_differences(*_without_smoothing(saved, read_yaml(file)))
+    if isinstance(saved, dict):
+        now = given if isinstance(given, dict) else read_yaml(check_yaml(given))
+        return not hyp_differences(*_without_smoothing(saved, now))
+    return Path(check_yaml(given)).resolve() == Path(check_yaml(saved)).resolve()
 
 
 def _without_smoothing(*mappings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -390,9 +390,16 @@ class Run:
             iou_thres=0.65 if self.data.is_coco else 0.60, single_cls=self.opt.single_cls, dataloader=self.val_loader,
             save_dir=self.folder, save_json=self.data.is_coco, verbose=True, plots=not self.opt.noplots,
             callbacks=self.callbacks, compute_loss=self.engine.criterion.for_validation(),
-            thresholds_file=self.folder / "thresholds.yaml",
+            thresholds_file=self.folder / "thresholds.yaml", diagnose=self._diagnosis(),
         )  # fmt: skip
         return tuple(results)
+
+    def _diagnosis(self) -> bool | dict[str, Any]:
+        """Return what val.py passes on to the diagnosis of the best weights, False without ``--diagnose``."""
+        if not self.opt.diagnose:
+            return False
+        last = self.opt.epochs - 1
+        return {"hyp": self.as_read, "weights": [str(self.best)], "log": self.log.tensorboard, "step": last}
 
     def _final_pictures(self) -> None:
         from utils.plots import plot_results

@@ -1,0 +1,190 @@
+"""The runs that a command names: predictions from weights, files or folders, and what a training left beside them."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.diagnosis.compare import Run
+from utils.diagnosis.data import GroundTruth, ImageInfo, Predictions
+from utils.diagnosis.inputs import Views, load_ground_truth, load_predictions
+from utils.diagnosis.judge import Judged, judge
+from utils.diagnosis.tide import tide
+from utils.errors import InputError
+from utils.paths import ROOT, check_file, check_yaml
+from utils.yaml_files import read_yaml
+
+MODEL_ENDINGS = (".pt", ".pth", ".onnx", ".torchscript", ".engine", ".pb", ".tflite", ".xml", ".mlmodel")
+DEFAULT_HYP = ROOT / "data/hyps/hyp.scratch-low.yaml"
+
+
+def predictions_of(source: str | Sequence[str], opt: argparse.Namespace, gt: GroundTruth) -> Views:
+    """Return the predictions of weights, of a COCO JSON or of a label folder on the images of ``gt``.
+
+    Raises:
+        InputError: it is none of these, or does not fit the data set.
+    """
+    if isinstance(source, str) and (Path(source).is_dir() or Path(source).suffix.lower() == ".json"):
+        return load_predictions(source, gt, opt.annotations)
+    from utils.diagnosis.model_predictions import predict_views
+
+    views, _ = predict_views(
+        source, opt.data, gt, imgsz=opt.imgsz, batch_size=opt.batch_size, device=opt.device, workers=opt.workers,
+        half=opt.half, augment=opt.augment, iou_thres=opt.iou_thres, max_det=opt.max_det, agnostic=opt.agnostic_nms,
+    )  # fmt: skip
+    return views
+
+
+def run_names(first: str, others: Sequence[str]) -> list[str]:
+    """Return a short name for each run, the first included, all different."""
+    paths = [Path(source) for source in (first, *others)]
+    names = [path.stem if path.is_file() else path.name for path in paths]
+    if len(set(names)) < len(names):  # weights/best.pt of several runs
+        names = [str(path.parent.parent.name or path.parent.name) + f"/{path.name}" for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+
+
+def compared_run(name: str, judged: Judged) -> Run:
+    """Return a judged run for a comparison, its AP view without filters."""
+    settings = judged.ap_view.settings
+    plain = judged.ap_view
+    if settings.area is not None or settings.classes is not None:
+        from utils.diagnosis.tide import TideSettings
+
+        plain = tide(judged.gt, judged.views.a, TideSettings(settings.t_f, settings.t_b))
+    return Run(name, judged.gt, judged.views.a, plain, judged.operating)
+
+
+# The training run -----------------------------------------------------------------------------------------------------
+
+
+def model_facts(weights: Sequence[str] | None) -> dict[str, Any]:
+    """Return the architecture's name and the parameters of one checkpoint, where it tells them."""
+    if not weights or len(weights) != 1 or Path(weights[0]).suffix.lower() not in {".pt", ".pth"}:
+        return {"model": None, "parameters": None}
+    from utils.checkpoint import load_checkpoint
+
+    model = load_checkpoint(check_file(weights[0])).get("model")
+    if model is None or not hasattr(model, "parameters"):
+        return {"model": None, "parameters": None}
+    name = getattr(model, "yaml_file", None)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"model": Path(name).stem if name else None, "parameters": parameters}
+
+
+def base_hyp(opt: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Return the hyperparameters that the advice starts from, and where they come from.
+
+    Raises:
+        InputError: --hyp cannot be read.
+    """
+    if opt.hyp:
+        path = Path(check_yaml(opt.hyp))
+        return read_yaml(path), str(path)
+    if opt.weights and len(opt.weights) == 1:
+        beside = Path(opt.weights[0]).parent.parent / "hyp.yaml"
+        if beside.is_file():
+            return read_yaml(beside), str(beside)
+    return read_yaml(DEFAULT_HYP), DEFAULT_HYP.name
+
+
+# Training images ------------------------------------------------------------------------------------------------------
+
+
+def train_map50(opt: argparse.Namespace, facts: Mapping[str, Any], gt: GroundTruth) -> float | None:
+    """Return mAP50 on a seeded sample of the training images, 0 to 100; None when there is none or it is judged anyway.
+
+    Args:
+        opt: the options.
+        facts: of the data set, its paths absolute.
+        gt: of the judged split.
+    """
+    from utils.dataset_yaml import find_images
+    from utils.diagnosis.model_predictions import predict_views
+
+    if not opt.train_images or not opt.weights or not facts.get("train"):
+        return None
+    judged = {str(Path(info.path).resolve()) for info in gt.images}
+    images = [path for path in find_images(facts["train"]) if str(Path(path).resolve()) not in judged]
+    if not images:
+        return None
+    chosen = np.random.default_rng(opt.seed).permutation(len(images))[: opt.train_images]
+    with tempfile.TemporaryDirectory() as folder:
+        data = listed_data(facts, [str(Path(images[i]).absolute()) for i in sorted(chosen.tolist())], Path(folder))
+        sample = load_ground_truth(data, "val")
+        if not len(sample):
+            return None
+        views, _ = predict_views(
+            opt.weights, data, sample, imgsz=opt.imgsz, batch_size=opt.batch_size, device=opt.device,
+            workers=opt.workers, half=opt.half, iou_thres=opt.iou_thres, max_det=opt.max_det,
+        )  # fmt: skip
+    return tide(sample, views.a).map_
+
+
+def listed_data(facts: Mapping[str, Any], images: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Return the facts of a data set whose val split is a list of images, which is written into ``folder``."""
+    listed = folder / "images.txt"
+    listed.write_text("".join(f"{path}\n" for path in images), encoding="utf-8", errors="surrogateescape")
+    return {"path": str(facts["path"]), "train": str(listed), "val": str(listed), "names": dict(facts["names"])}
+
+
+# Folds ----------------------------------------------------------------------------------------------------------------
+
+
+def fold_predictions(
+    opt: argparse.Namespace, truth: GroundTruth, folder: Path, trainer: Any, groups: np.ndarray | None = None
+) -> Predictions:
+    """Return predictions on the training images by models that were trained on the other folds.
+
+    ``groups`` (images,) are kept in one fold each.
+
+    Raises:
+        InputError: this caller cannot train.
+    """
+    from utils.diagnosis.audit_folds import make_folds, out_of_sample, train_with
+
+    if trainer is None:
+        raise InputError("--folds: trains models, allowed with diagnose.py alone")
+    options = {
+        "weights": opt.init, "cfg": "" if opt.init else opt.cfg, "epochs": opt.epochs, "imgsz": opt.imgsz,
+        "batch_size": opt.batch_size, "device": opt.device, "workers": opt.workers, "seed": opt.seed,
+        **({"hyp": opt.hyp} if opt.hyp else {}),
+    }  # fmt: skip
+
+    def predict(weights: Path, images: list[ImageInfo]) -> Predictions:
+        from utils.diagnosis.model_predictions import predict_views
+
+        with tempfile.TemporaryDirectory() as place:
+            facts = {"path": place, "names": truth.names}
+            data = listed_data(facts, [str(Path(info.path).absolute()) for info in images], Path(place))
+            part = load_ground_truth(data, "val")
+            views, _ = predict_views(
+                str(weights), data, part, imgsz=opt.imgsz, batch_size=opt.batch_size, device=opt.device,
+                workers=opt.workers,
+            )  # fmt: skip
+        return _replaced(views.a, part, images)
+
+    folds = make_folds(truth, opt.folds, opt.seed, groups)
+    return out_of_sample(truth, folds, train_with(trainer, **options), predict, folder, repr(sorted(options.items())))
+
+
+def _replaced(pred: Predictions, part: GroundTruth, images: Sequence[ImageInfo]) -> Predictions:
+    """Return predictions with images numbered as in ``images`` instead of ``part``, by their files."""
+    from utils.diagnosis.data import sort_predictions
+
+    place = {str(Path(info.path).absolute()): number for number, info in enumerate(images)}
+    number = np.array([place[str(Path(info.path).absolute())] for info in part.images], np.int64)
+    image = number[pred.image] if len(pred) else pred.image
+    return sort_predictions(image, pred.boxes, pred.conf, pred.cls, pred.source)
+
+
+def judged_run(source: str, opt: argparse.Namespace, like: Judged, conf: float | np.ndarray | None) -> Judged:
+    """Return another run's predictions, judged as ``like`` was."""
+    return judge(like.gt, predictions_of(source, opt, like.gt), conf, None, like.ap_view.settings)
