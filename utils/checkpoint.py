@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import shutil
+import struct
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
@@ -19,32 +21,36 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.checkpoints import records
 from utils.checkpoints.classes import Builder, refused_paths, safe_globals
+from utils.checkpoints.complaints import reason_of
+from utils.checkpoints.disk_space import check_free_space, estimated_size
 from utils.checkpoints.layouts import adapt_model, set_class_activation
 from utils.checkpoints.model_copy import half_copy, plain_copy
 from utils.checkpoints.rng_state import capture_rng, restore_rng
 from utils.checkpoints.scan import PASS_CLASS, Damaged, Refused, scan_file
 from utils.errors import InputError, MissingFileError, WorkError
 from utils.logs import LOGGER
-from utils.paths import sync_folder
+from utils.safe_write import sweep_leftovers, sync_folder
 
 __all__ = [
-    "build_checkpoint", "capture_rng", "load_checkpoint", "load_model", "load_resume", "pickled_globals", "restore_rng",
-    "save_checkpoint", "set_class_activation", "strip_optimizer",
+    "build_checkpoint", "capture_rng", "check_free_space", "estimated_size", "load_checkpoint", "load_model",
+    "load_resume", "pickled_globals", "restore_rng", "save_checkpoint", "set_class_activation", "strip_optimizer",
+    "tidy_weights",
 ]  # fmt: skip
 
 MODEL_KEYS = ("model", "ema")
 STRIPPED_KEYS = ("optimizer", "best_fitness", "ema", "updates")
 FINISHED_EPOCH = -1
-PREVIOUS_SUFFIX = ".prev"
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, TypeError, ValueError, AttributeError, LookupError, EOFError, MemoryError,
+    ArithmeticError, AssertionError, struct.error,
 )  # fmt: skip
 
 
 def previous_path(path: str | Path) -> Path:
     """Return where ``save_checkpoint(..., keep_previous=True)`` keeps the file it replaces: ``last.pt.prev``."""
-    return Path(f"{path}{PREVIOUS_SUFFIX}")
+    return Path(f"{path}{records.PREVIOUS_SUFFIX}")
 
 
 def pickled_globals(path: str | Path) -> set[str]:
@@ -70,11 +76,12 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
     Raises:
         MissingFileError: no such file.
-        InputError: truncated, damaged or not a checkpoint; or it names a class or function that no checkpoint needs,
-            of which nothing is imported or run.
+        InputError: truncated, damaged, not a checkpoint, or not what the record beside it says was written; or it
+            names a class or function that no checkpoint needs, of which nothing is imported or run.
     """
     path = _existing(path)
     with _one_line_errors(path):
+        records.check(path)
         scan = scan_file(path)
         refused = refused_paths(scan.globals)
         if refused:
@@ -113,18 +120,27 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: damaged or not a checkpoint ({reason}){_offer_previous(path)}") from error
+        raise InputError(f"{path}: damaged or not a checkpoint ({reason_of(error)}){_offer_previous(path)}") from error
 
 
 def _offer_previous(path: Path) -> str:
-    """Name a whole checkpoint in place of a damaged one, '' without one: the file before it, or its run's best.pt."""
-    for place, what in ((previous_path(path), "the checkpoint saved before it"), (path.with_name("best.pt"), "whole")):
-        if place.is_file() and place != path:
-            with contextlib.suppress(Damaged, OSError, *_UNREADABLE):
-                scan_file(place)
-                return f"; {what} is {place}"
-    return ""
+    """Name what to use in place of a damaged checkpoint: the file saved before it, its run's best.pt, or nothing."""
+    previous, best = previous_path(path), path.with_name("best.pt")
+    if _is_whole(previous):
+        return f"; the checkpoint saved before it is whole: rename {previous} to {path.name}"
+    if path.name != best.name and _is_whole(best):
+        return f"; {best} is whole"
+    record = records.record_path(path)
+    return f"; if it was replaced on purpose, delete {record}" if record.is_file() else ""
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        records.check(path)
+        scan_file(path)
+    except (Damaged, Refused, OSError, *_UNREADABLE):
+        return False
+    return True
 
 
 def _as_checkpoint(content: Any) -> dict[str, Any]:
@@ -277,15 +293,19 @@ def _portable(optimizer_state: dict[str, Any]) -> dict[str, Any]:
     return {**optimizer_state, "param_groups": groups}
 
 
-def save_checkpoint(path: str | Path, contents: dict[str, Any], keep_previous: bool = False) -> None:
+def save_checkpoint(
+    path: str | Path, contents: dict[str, Any], keep_previous: bool = False, record: bool = True
+) -> None:
     """Write a checkpoint so that at every moment the path holds a whole file: the one before or this one.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the path's name in one step.
+    Their size and sha256 go to ``<path>.sha256``, against which ``load_checkpoint`` compares them.
 
     Args:
         path: the file to write or replace.
         contents: what ``build_checkpoint`` or ``load_checkpoint`` returned.
         keep_previous: keep the file that was there as ``<path>.prev``.
+        record: False writes no ``<path>.sha256`` and removes one that is there.
 
     Raises:
         WorkError: a tensor is not finite, or the file cannot be written (disk full, read-only ...); the old file stays.
@@ -294,10 +314,8 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any], keep_previous: b
     _check_finite(path, contents)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
+        digest = _write_hashed(temporary, contents)
+        before = records.announce(path, digest) if record else records.drop(path)
         if keep_previous and path.exists():
             _keep_previous(path)
         os.replace(temporary, path)
@@ -309,6 +327,18 @@ def save_checkpoint(path: str | Path, contents: dict[str, Any], keep_previous: b
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    if record:
+        records.settle(path, digest, before if keep_previous else None)
+
+
+def _write_hashed(path: Path, contents: dict[str, Any]) -> records.Digest:
+    """Write a file, flushed to the disk, and return its size and sha256."""
+    with path.open("wb") as file:
+        hashing = records.HashingFile(file)
+        torch.save(contents, hashing)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.digest()
 
 
 def _cause_of(error: BaseException) -> str:
@@ -323,13 +353,17 @@ def _cause_of(error: BaseException) -> str:
 
 def _keep_previous(path: Path) -> None:
     """Give the present file a second name; it never loses its first."""
-    staged = path.with_name(f".{path.name}{PREVIOUS_SUFFIX}.tmp")
+    staged = path.with_name(f".{path.name}{records.PREVIOUS_SUFFIX}.tmp")
     staged.unlink(missing_ok=True)
     try:
-        os.link(path, staged)
-    except OSError:  # a file system without hard links
-        staged.write_bytes(path.read_bytes())
-    os.replace(staged, previous_path(path))
+        try:
+            os.link(path, staged)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, staged)
+        os.replace(staged, previous_path(path))
+    finally:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
 
 
 def _check_finite(path: Path, contents: dict[str, Any]) -> None:
@@ -373,6 +407,15 @@ def strip_optimizer(f: str | Path = "best.pt", s: str | Path = "") -> None:
     others = {key: plain_copy(value, key) for key, value in checkpoint.items() if key not in MODEL_KEYS}
     content = {**others, "model": half_copy(network).requires_grad_(False), **dict.fromkeys(STRIPPED_KEYS)}
     content["epoch"] = FINISHED_EPOCH
-    save_checkpoint(s or f, content)
+    save_checkpoint(s or f, content, record=False)
     size = Path(s or f).stat().st_size / 1e6
     LOGGER.info(f"Optimizer stripped from {f}{f', saved as {s}' if s else ''}, {size:.1f}MB")
+
+
+def tidy_weights(folder: str | Path) -> None:
+    """Leave in a finished run's weights folder what YOLOv5 leaves there: no .prev, no records, no temporary files."""
+    folder = Path(folder)
+    for previous in folder.glob(f"*.pt{records.PREVIOUS_SUFFIX}"):
+        previous.unlink(missing_ok=True)
+    records.drop_all(folder)
+    sweep_leftovers(folder)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import http.client
-import ipaddress
+import importlib.machinery
 import os
 import re
-import socket
-import ssl
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -23,23 +20,15 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import printable
+from utils.guarded_http import MAX_REDIRECTS, AddressRule, DownloadError, check_resolved, open_url, without_password
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 
-RESOLVE_SECONDS = 1.5  # name look-ups that take longer count as "no network"
-CONNECT_SECONDS = 10.0
-STALL_SECONDS = 30.0
 MAX_SECONDS = 6 * 3600.0
 MAX_BYTES = 64 << 30
-MAX_REDIRECTS = 5
 CHUNK = 1 << 20
-USER_AGENT = "yolov5-balanced"
 RELEASED_SHA256 = {"yolov5n.pt": "4f180cf23ba0717ada0badd6c685026d73d48f184d00fc159c2641284b2ac0a3"}
 RELEASED_WEIGHTS = frozenset(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
-
-
-class DownloadError(InputError):
-    """A file that could not be fetched; the message names its address and the reason."""
 
 
 def url2file(url: str | Path) -> str:
@@ -61,35 +50,84 @@ def fetch(  # noqa: PLR0913  (limits by name)
     max_bytes: int = MAX_BYTES,
     max_seconds: float = MAX_SECONDS,
     progress: bool = True,
+    named_by_user: bool = False,
 ) -> Path:
     """Download ``url`` to ``path``; the file appears there only when it is whole.
 
     Args:
-        url: http or https address; redirects are followed up to five times, never from https to http.
+        url: http or https address, with user name and password if need be; redirects are followed up to five times,
+            never from https to http.
         path: target file, replaced if it exists; its folder is made.
         sha256: expected checksum as hex digits, '' to accept any content.
         min_bytes: smaller files are refused.
         max_bytes: larger files are refused.
         max_seconds: longest time for the whole transfer.
         progress: show a progress bar.
+        named_by_user: the user typed this address, which then may lie in a private network where the environment
+            variable YOLOV5_PRIVATE_ADDRESSES is 1; addresses out of files never may.
 
     Raises:
         DownloadError: no network, an address inside a private network, a limit, a wrong checksum.
     """
     url, path = restore_url(url), Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _download_errors(url), _temporary_file(path) as (stream, temporary), _open(url) as response:
-        checksum = _copy(response, stream, url, max_bytes, time.monotonic() + max_seconds, progress)
-        size = stream.tell()
-        stream.flush()
-        os.fsync(stream.fileno())
-        if size <= min_bytes and min_bytes:
-            raise DownloadError(f"{url}: {size} bytes, expected more than {min_bytes:g}")
-        if sha256 and checksum != sha256.lower():
-            raise DownloadError(f"{url}: its SHA-256 is {checksum}, expected {sha256}; the file was not kept")
-        stream.close()  # Windows moves no open file
-        os.replace(temporary, path)
+    shown = without_password(url)
+    with _download_errors(shown):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_file(path) as (stream, temporary), open_url(url, AddressRule(named_by_user)) as response:
+            checksum = _copy(response, stream, shown, max_bytes, time.monotonic() + max_seconds, progress)
+            size = stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
+            if size <= min_bytes and min_bytes:
+                raise DownloadError(f"{shown}: {size} bytes, expected more than {min_bytes:g}")
+            if sha256 and checksum != sha256.lower():
+                raise DownloadError(f"{shown}: its SHA-256 is {checksum}, expected {sha256}; the file was not kept")
+            stream.close()  # Windows moves no open file
+            os.replace(temporary, path)
     return path
+
+
+def fetch_named(url: str | Path, folder: str | Path = ".", *, min_bytes: float = 0) -> str:
+    """Download what the user named by its address into a folder, under the name it has there.
+
+    A file of that name that is there already is never replaced; it is used when it holds the very same bytes.
+
+    Args:
+        url: as typed by the user; as in ``fetch``.
+        folder: where to put it.
+        min_bytes: as in ``fetch``.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        DownloadError: as in ``fetch``; another file of that name is there; or a name that Python would import.
+    """
+    url = restore_url(url)
+    shown, path = without_password(url), Path(folder) / _plain_name(url)
+    if not path.exists():
+        fetch(url, path, min_bytes=min_bytes, named_by_user=True)
+        return str(path)
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            fetched = fetch(url, Path(place) / path.name, min_bytes=min_bytes, named_by_user=True)
+        except DownloadError as error:
+            raise DownloadError(f"{error}; a file {path} is here: give its name alone to use it") from None
+        if not filecmp.cmp(fetched, path, shallow=False):
+            raise DownloadError(
+                f"{shown}: another file {path} is here already; give its name alone to use it, or move it away"
+            )
+    LOGGER.info("%s: %s is the same file, it is used", shown, path)
+    return str(path)
+
+
+def _plain_name(url: str) -> str:
+    """Return the file name at the end of a URL, refusing what is no name or what Python would import."""
+    name = url2file(url)
+    importable = name.lower().endswith(tuple(importlib.machinery.all_suffixes()))
+    if not name or name.startswith(".") or importable or not name.isprintable():
+        raise DownloadError(f"{without_password(url)}: {name!r} is no name to save a file under")
+    return name
 
 
 def is_url(url: str | Path, check: bool = True) -> bool:
@@ -103,7 +141,7 @@ def is_url(url: str | Path, check: bool = True) -> bool:
 def url_getsize(url: str | Path = "") -> int:
     """Return the size in bytes that a server states for a file, 0 when it states none, -1 when it cannot be had."""
     try:
-        with _download_errors(str(url)), _open(restore_url(url), method="HEAD") as response:
+        with _download_errors(str(url)), open_url(restore_url(url), AddressRule(), method="HEAD") as response:
             return int(response.headers.get("Content-Length") or 0)
     except (DownloadError, ValueError):
         return -1
@@ -159,12 +197,7 @@ def attempt_download(file: str | Path, repo: str = "ultralytics/yolov5", release
     if path.exists():
         return text
     if text.startswith(("http:/", "https:/")):
-        name = url2file(text)
-        if Path(name).is_file():
-            LOGGER.info("%s: using the file %s that is already here", text, name)
-        else:
-            fetch(text, name, min_bytes=1e5)
-        return name
+        return fetch_named(text, min_bytes=1e5)
     if path.name in RELEASED_WEIGHTS:
         address = f"https://github.com/{repo}/releases/download/{release}/{path.name}"
         LOGGER.info("%s: not found, fetching it from %s", path, address)
@@ -241,158 +274,27 @@ def _validate_ssrf_url(url: str) -> None:
     Raises:
         DownloadError: it is refused.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise DownloadError(f"{url}: allowed are http and https addresses")
-    if not _is_proxied(parts.scheme, parts.hostname):
-        with _download_errors(url):
-            for found in _resolve(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)):
-                _check_public(found[4][0], parts.hostname)
+    with _download_errors(url):
+        check_resolved(url)
 
 
 def _request_ssrf_url(url: str, max_redirects: int = MAX_REDIRECTS) -> http.client.HTTPResponse:
     """Open a public http(s) address; the address of each hop is checked on its connected socket."""
     with _download_errors(url):
-        return _open(url, max_redirects=max_redirects)
-
-
-def _open(url: str, method: str = "GET", max_redirects: int = MAX_REDIRECTS) -> http.client.HTTPResponse:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise DownloadError(f"{url}: allowed are http and https addresses")
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _Redirects(max_redirects),
-        _HTTP(),
-        _HTTPS(),
-    ):
-        opener.add_handler(handler)
-    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT}, method=method)
-    return opener.open(request, timeout=STALL_SECONDS)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow a few redirects to http(s), never from https down to http."""
-
-    def __init__(self, limit: int):
-        self.max_redirections = limit
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:  # noqa: ANN401, PLR0913
-        """Return the next request; refuses other schemes (the names are those of the base class)."""
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme not in {"http", "https"} or (req.type == "https" and scheme == "http"):
-            raise DownloadError(f"{req.full_url}: redirects to {newurl}, which is not followed")
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None and req.get_method() == "HEAD":
-            request.method = "HEAD"
-        return request
-
-
-class _CheckedConnection(http.client.HTTPConnection):
-    """A connection that refuses, once it stands, to talk to a private address; a configured proxy may have one."""
-
-    def connect(self) -> None:
-        """Connect, check the address that answered, then do what the base class does."""
-        proxied = self._tunnel_host is not None or _is_proxy(self.host)
-        self.sock = _connect(self.host, self.port, check=not proxied)
-        self.sock.settimeout(STALL_SECONDS)
-        if self._tunnel_host:
-            self._tunnel()
-
-
-class _CheckedTLSConnection(_CheckedConnection, http.client.HTTPSConnection):
-    """The same with TLS."""
-
-    def connect(self) -> None:
-        """Connect, check, then wrap in TLS for the wanted host's certificate."""
-        super().connect()
-        host = self._tunnel_host or self.host
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=host)
-
-
-class _HTTP(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        """Open over a checked connection."""
-        return self.do_open(_CheckedConnection, req)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        """Open over a checked connection with TLS."""
-        return self.do_open(_CheckedTLSConnection, req)
-
-
-def _connect(host: str, port: int, *, check: bool) -> socket.socket:
-    problem: OSError = OSError("no address")
-    for family, kind, protocol, _, address in _resolve(host, port):
-        connection = socket.socket(family, kind, protocol)
-        try:
-            if check:
-                _check_public(address[0], host)
-            connection.settimeout(CONNECT_SECONDS)
-            connection.connect(address)
-            if check:
-                _check_public(connection.getpeername()[0], host)
-            return connection
-        except OSError as error:
-            connection.close()
-            problem = error
-        except DownloadError:
-            connection.close()
-            raise
-    raise problem
-
-
-def _resolve(host: str, port: int) -> list[tuple]:
-    """Look a name up within RESOLVE_SECONDS (the system's own look-up knows no limit)."""
-    result: list[Any] = []
-
-    def look_up() -> None:
-        try:
-            result.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except OSError as error:
-            result.append(error)
-
-    thread = threading.Thread(target=look_up, daemon=True)
-    thread.start()
-    thread.join(RESOLVE_SECONDS)
-    if not result:
-        raise OSError(f"no network: {host} could not be looked up within {RESOLVE_SECONDS:g} s")
-    if isinstance(result[0], OSError):
-        raise OSError(f"no network, or no such host: {host}")
-    return result[0]
-
-
-def _check_public(address: str, host: str) -> None:
-    """Refuse addresses of this machine, private networks, multicast and the like."""
-    found = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
-    found = getattr(found, "ipv4_mapped", None) or found
-    if not found.is_global or found.is_multicast:
-        raise DownloadError(f"{host}: its address {found} lies in a private network, from where nothing is fetched")
-
-
-def _is_proxied(scheme: str, host: str) -> bool:
-    return scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
-
-
-def _is_proxy(host: str) -> bool:
-    proxies = urllib.request.getproxies().values()
-    return host in {urllib.parse.urlsplit(p if "://" in p else f"//{p}").hostname for p in proxies}
+        return open_url(url, AddressRule(), max_redirects=max_redirects)
 
 
 @contextlib.contextmanager
 def _download_errors(url: str) -> Iterator[None]:
     """Turn whatever a transfer can raise into one line that names the address."""
+    url = printable(without_password(url))
     try:
         yield
     except DownloadError as error:
-        text = str(error)
+        text = printable(error)
         raise DownloadError(text if text.startswith(url) else f"{url}: {text}") from None
     except urllib.error.HTTPError as error:
-        raise DownloadError(f"{url}: the server answers {error.code} {error.reason}".split("\n")[0]) from None
+        raise DownloadError(f"{url}: the server answers {error.code} {printable(error.reason)}") from None
     except urllib.error.URLError as error:
         raise DownloadError(f"{url}: cannot be fetched: {_reason(error.reason)}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -400,7 +302,7 @@ def _download_errors(url: str) -> Iterator[None]:
 
 
 def _reason(error: object) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    return printable(" ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split()))
 
 
 @contextlib.contextmanager
@@ -419,7 +321,7 @@ def _temporary_file(path: Path) -> Iterator[tuple[IO[bytes], str]]:
 
 def _copy(response: Any, stream: IO[bytes], url: str, max_bytes: int, deadline: float, progress: bool) -> str:  # noqa: ANN401, PLR0913
     """Copy the body and return its SHA-256; enforces size, time and the promised length."""
-    promised = int(response.headers.get("Content-Length") or 0)
+    promised = response.length or 0  # None for answers in chunks or of unknown length
     if promised > max_bytes:
         raise DownloadError(f"{url}: {promised} bytes, at most {max_bytes} are fetched")
     checksum = hashlib.sha256()
@@ -428,7 +330,10 @@ def _copy(response: Any, stream: IO[bytes], url: str, max_bytes: int, deadline: 
         desc=url2file(url), bar_format=TQDM_BAR_FORMAT if promised else None, disable=not progress,
     )  # fmt: skip
     with bar:
-        while chunk := response.read(CHUNK):
+        left = response.length
+        # read1 returns what has arrived, so that a server that sends a byte now and then meets the time limit
+        while left != 0 and (chunk := response.read1(CHUNK if left is None else min(CHUNK, left))):
+            left = None if left is None else left - len(chunk)
             stream.write(chunk)
             checksum.update(chunk)
             bar.update(len(chunk))
@@ -436,6 +341,6 @@ def _copy(response: Any, stream: IO[bytes], url: str, max_bytes: int, deadline: 
                 raise DownloadError(f"{url}: more than {max_bytes} bytes")
             if time.monotonic() > deadline:
                 raise DownloadError(f"{url}: took longer than allowed")
-    if promised and stream.tell() != promised:
+    if left:
         raise DownloadError(f"{url}: cut off after {stream.tell()} of {promised} bytes")
     return checksum.hexdigest()

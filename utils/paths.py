@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, MissingFileError
-from utils.logs import LOGGER
 from utils.yaml_files import read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,17 +99,6 @@ def get_latest_run(search_dir: str | Path = ".") -> str:
     return str(max(found, key=lambda path: path.stat().st_ctime)) if found else ""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def check_suffix(
     file: str | Path | Iterable[str | Path] = "yolov5s.pt", suffix: str | Iterable[str] = (".pt",), msg: str = ""
 ) -> None:
@@ -177,11 +165,6 @@ def _is_plain(name: str) -> bool:
 
 
 def _fetched(address: str) -> str:
-    from utils.downloads import fetch, restore_url, url2file
+    from utils.downloads import fetch_named
 
-    name = url2file(address)
-    if os.path.isfile(name):
-        LOGGER.info("%s: using the file %s that is already here", address, name)
-        return name
-    fetch(restore_url(address), name)
-    return name
+    return fetch_named(address)

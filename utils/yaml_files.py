@@ -8,12 +8,15 @@ from typing import Any
 
 import yaml
 
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, WorkError
 from utils.logs import LOGGER
+from utils.safe_write import write_whole
 
-MAX_BYTES = 16 * 1024 * 1024  # a names list of 1e5 classes stays far below
+MAX_BYTES = 1024 * 1024  # of a file; the names of 40 000 classes fit
+MAX_EXPANDED = MAX_BYTES  # characters with every alias written out, as a log of the settings would show them
+MAX_NUMBER = 400  # characters; sums of minutes and seconds (1:30:59) take time with the square of their length
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
-MAX_EXPANDED = 1024 * 1024  # characters that aliases may add when every alias is written out
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,19 +53,21 @@ def parse_yaml(text: str, source: str | Path = "YAML") -> Any:  # noqa: ANN401  
     Raises:
         InputError: as in ``read_yaml``.
     """
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{source}: {len(text)} characters, YAML may have at most {MAX_BYTES}")
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_expanded_size(node, len(text), source)
+        _check_expanded_size(node, source)
         _check_unique_keys(node, loader, source)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}" if mark else str(source)
         raise InputError(f"{where}: not valid YAML: {_one_line(error.problem or error.context)}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}: not valid YAML: {_one_line(error)}") from None
@@ -71,12 +76,19 @@ def parse_yaml(text: str, source: str | Path = "YAML") -> Any:  # noqa: ANN401  
 
 
 def write_yaml(path: str | Path, data: Any, *, comment: Iterable[str] = ()) -> None:  # noqa: ANN401
-    """Write plain data as YAML in the order of its keys; paths become text; ``comment`` holds lines to begin with."""
+    """Write plain data as YAML in the order of its keys; paths become text; ``comment`` holds lines to begin with.
+
+    Raises:
+        WorkError: it cannot be written; a file that was there is unchanged.
+    """
     text = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
     if _LINE_BREAKS & set(text):  # PyYAML folds these on reading unless they are escaped
         text = yaml.safe_dump(_plain(data), sort_keys=False)
     head = "".join(f"# {_one_line(line)}\n" for line in comment)
-    Path(path).write_text(head + text, encoding="utf-8")
+    try:
+        write_whole(path, head + text, durable=True)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _read_text(path: Path) -> str:
@@ -94,8 +106,8 @@ def _read_text(path: Path) -> str:
         return raw.decode("utf-8-sig", errors="replace").replace("\ufffd", "?")
 
 
-def _check_expanded_size(root: yaml.Node, text_size: int, source: str | Path) -> None:
-    """Refuse a document that aliases blow up by more than MAX_EXPANDED characters, or that contains itself."""
+def _check_expanded_size(root: yaml.Node, source: str | Path) -> None:
+    """Refuse a document that aliases blow up to more than MAX_EXPANDED characters, or that contains itself."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
     stack: list[tuple[yaml.Node, bool]] = [(root, False)]
@@ -105,18 +117,27 @@ def _check_expanded_size(root: yaml.Node, text_size: int, source: str | Path) ->
         children = _children(node)
         if done:
             open_nodes.discard(key)
-            own = len(node.value) if isinstance(node, yaml.ScalarNode) else 1
-            sizes[key] = own + sum(sizes[id(child)] for child in children)
+            sizes[key] = _own_size(node, source) + sum(sizes[id(child)] for child in children)
         elif key not in sizes:
             if key in open_nodes:
                 raise InputError(f"{source}, line {node.start_mark.line + 1}: an alias refers to its own content")
             open_nodes.add(key)
             stack.append((node, True))
             stack.extend((child, False) for child in children if id(child) not in sizes)
-    if sizes[id(root)] > text_size + MAX_EXPANDED:
+    if sizes[id(root)] > MAX_EXPANDED:
         raise InputError(
-            f"{source}: its aliases expand to {sizes[id(root)]} characters, at most {MAX_EXPANDED} more than written"
+            f"{source}: its aliases expand to {sizes[id(root)]} characters; allowed are at most {MAX_EXPANDED}"
         )
+
+
+def _own_size(node: yaml.Node, source: str | Path) -> int:
+    """Return the characters of a node and one that sets it apart from its neighbours; refuse endless numbers."""
+    if not isinstance(node, yaml.ScalarNode):
+        return 1
+    if node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER:
+        line = node.start_mark.line + 1
+        raise InputError(f"{source}, line {line}: a number of {len(node.value)} characters, at most {MAX_NUMBER}")
+    return 1 + len(node.value)
 
 
 def _check_unique_keys(root: yaml.Node, loader: _Loader, source: str | Path) -> None:
@@ -136,9 +157,9 @@ def _check_unique_keys(root: yaml.Node, loader: _Loader, source: str | Path) -> 
 def _check_one_mapping(node: yaml.MappingNode, loader: _Loader, source: str | Path) -> None:
     lines: dict[Any, int] = {}
     for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+        if not isinstance(key_node, yaml.ScalarNode):
             continue
-        key = loader.construct_object(key_node)
+        key = "<<" if key_node.tag == "tag:yaml.org,2002:merge" else loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
         if key in lines:
             raise InputError(f"{source}, line {line}: key '{key}' is given twice (first in line {lines[key]})")

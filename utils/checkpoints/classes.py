@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.checkpoints.scan import PASS_CLASS, Refused
+from utils.checkpoints.calls import MAX_EMPTY_SIDE
+from utils.checkpoints.complaints import Refused
+from utils.checkpoints.expansion import check_expansion
+from utils.checkpoints.scan import PASS_CLASS
 
 _COMMON = (
     "Conv DWConv DWConvTranspose2d TransformerLayer TransformerBlock Bottleneck BottleneckCSP CrossConv C3 C3x C3TR "
@@ -124,9 +127,11 @@ class NumpyArray:
         """Return the array, refusing states that are not whole arrays of numbers."""
         try:
             _, shape, dtype, fortran, data = self.state
-            array = np.frombuffer(data, dtype=dtype.real())
-            return array.reshape(tuple(shape), order="F" if fortran else "C").copy()
-        except (TypeError, ValueError, AttributeError) as error:
+            array = np.frombuffer(data, dtype=dtype.real()).reshape(tuple(shape), order="F" if fortran else "C")
+            if not array.size and max(array.shape, default=0) > MAX_EMPTY_SIDE:
+                raise ValueError("no numbers and a long side")
+            return array.copy()
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise Refused("a malformed numpy array") from error
 
 
@@ -239,6 +244,9 @@ _LATER_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "MultiheadAttention": {"batch_first": False, "_qkv_same_embed_dim": True},
     "BatchNorm2d": {"track_running_stats": True},
 }
+_HEADS = ("models.yolo.Detect", "models.yolo.Segment")
+MAX_LEVELS = 64  # feature maps of a head, which makes lists of that length for them
+MAX_ARRAY_BYTES = 1 << 26  # of all NumPy arrays together; checkpoints keep one number in one
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, range, PurePath)
 
 
@@ -251,16 +259,20 @@ class Builder:
     def __init__(self) -> None:
         self._made: dict[int, Any] = {}
         self._open: set[int] = set()
+        self._array_bytes = 0
 
     def root(self, value: Any) -> Any:
         """Return the content of a checkpoint: a module, or a dict whose values may be modules.
 
         Raises:
-            Refused: something that is neither plain data nor an allowed module.
+            Refused: something that is neither plain data nor an allowed module, or far more of it than was written.
         """
         if isinstance(value, dict):
-            return {self.plain(key): self._module_or_plain(item) for key, item in value.items()}
-        return self._module_or_plain(value)
+            content: Any = {self.plain(key): self._module_or_plain(item) for key, item in value.items()}
+        else:
+            content = self._module_or_plain(value)
+        check_expansion(content)
+        return content
 
     def _module_or_plain(self, value: Any) -> Any:
         return self.module(value) if isinstance(value, StandIn) else self.plain(value)
@@ -285,7 +297,13 @@ class Builder:
             return type(value)((self.plain(key), self.plain(item)) for key, item in value.items())
         if type(value) in (list, tuple, set):
             return type(value)(self.plain(item) for item in value)
-        if isinstance(value, (NumpyArray, NumpyDtype)):
+        if isinstance(value, NumpyArray):
+            array = value.real()
+            self._array_bytes += array.nbytes
+            if self._array_bytes > MAX_ARRAY_BYTES:
+                raise Refused(f"numpy arrays of over {MAX_ARRAY_BYTES} bytes")
+            return array
+        if isinstance(value, NumpyDtype):
             return value.real()
         name = value.path if isinstance(value, StandIn) else getattr(value, "__name__", type(value).__name__)
         raise Refused(f"{name} where plain data belongs")
@@ -317,7 +335,9 @@ class Builder:
             "_parameters": self._tensors(path, parts["_parameters"], nn.Parameter),
             "_buffers": self._tensors(path, parts["_buffers"], torch.Tensor),
             "_modules": {key: self._child(path, key, value) for key, value in parts["_modules"].items()},
-            "_non_persistent_buffers_set": {str(key) for key in state.get("_non_persistent_buffers_set", ())},
+            "_non_persistent_buffers_set": {
+                key for key in state.get("_non_persistent_buffers_set", ()) if type(key) is str
+            },
             "_is_full_backward_hook": None,
             **{hooks: OrderedDict() for hooks in _HOOKS},
         }
@@ -346,6 +366,9 @@ class Builder:
                 raise Refused(f"{path} with its own {key}")
             attributes[key] = self.plain(value)
         attributes["training"] = bool(attributes.get("training", False))
+        levels = attributes.get("nl", 1)
+        if path in _HEADS and not (type(levels) is int and 0 < levels <= MAX_LEVELS):
+            raise Refused(f"{path} for {levels} feature maps (1 to {MAX_LEVELS} are read)")
         return attributes
 
 

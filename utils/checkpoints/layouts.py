@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from utils.balance.loss_names import class_activation
-from utils.checkpoints.scan import Refused
+from utils.checkpoints.complaints import Refused
 from utils.model_ops import meta_forward
 
 CLASS_ACTIVATIONS = ("sigmoid", "softmax")
 PROBE_SIZE = 256  # side of the image that measures strides a file does not tell; upstream measures at the same size
 DEFAULT_CHANNELS = 3
+MAX_CLASSES = 100_000  # that names are made up for
 
 
 def adapt_model(model: nn.Module) -> nn.Module:
@@ -64,17 +65,23 @@ def set_class_activation(head: nn.Module, hyp: Any) -> None:
 
 
 def _check_layers(model: nn.Module) -> None:
+    """Refuse networks whose layers or ``save`` list do not name other layers by their numbers."""
     for number, layer in enumerate(model.model):
-        if not hasattr(layer, "f") or not hasattr(layer, "i"):
+        place, source = getattr(layer, "i", None), getattr(layer, "f", None)
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        if type(place) is not int or place < 0 or not all(type(n) is int for n in sources):
             raise Refused(f"a network whose layer {number} does not say where its input comes from")
+    saved = vars(model).get("save", [])
+    if not isinstance(saved, (list, tuple, set)) or not all(type(n) is int for n in saved):
+        raise Refused("a network whose list of saved layers is not one of numbers")
 
 
 def _saved_layers(layers: nn.Sequential) -> list[int]:
     """Return the numbers of the layers whose output a later layer uses."""
     wanted = set()
-    for layer in layers:
+    for layer in layers[1:]:
         sources = [layer.f] if isinstance(layer.f, int) else layer.f
-        wanted |= {source % layer.i for source in sources if source != -1}
+        wanted |= {source % layer.i for source in sources if source != -1 and layer.i}
     return sorted(wanted)
 
 
@@ -83,6 +90,8 @@ def _class_names(names: Any, nc: int | None) -> dict[int, str]:
         return {int(key): str(name) for key, name in names.items()}
     if isinstance(names, (list, tuple)):
         return {key: str(name) for key, name in enumerate(names)}
+    if nc is not None and not (type(nc) is int and 0 <= nc <= MAX_CLASSES):
+        raise Refused(f"a network for {nc} classes (0 to {MAX_CLASSES} are read)")
     return {key: f"class{key}" for key in range(nc or 0)}
 
 
@@ -94,7 +103,11 @@ def _describe(head: nn.Module) -> dict[str, Any]:
 def _adapt_head(head: nn.Module, model_attributes: dict[str, Any]) -> None:
     """Reset a Detect head's caches and bring its anchors to grid units (fractions of each layer's stride)."""
     attributes = vars(head)
+    if head.anchors is None or head.anchors.dim() != 3 or not head.anchors.numel() or head.anchors.shape[2] != 2:
+        raise Refused("a detection head whose anchors are not widths and heights per feature map")
     levels, anchors_per_level = head.anchors.shape[:2]
+    if attributes.get("nl", levels) != levels:
+        raise Refused(f"a detection head for {attributes['nl']} feature maps with anchors for {levels}")
     pixels = head._buffers.pop("anchor_grid", None)
     head._non_persistent_buffers_set.discard("anchor_grid")
     attributes.update(anchor_grid=[torch.empty(0)] * levels, grid=[torch.empty(0)] * levels)
@@ -122,10 +135,17 @@ def _in_pixels(anchors: torch.Tensor, grid: torch.Tensor | None, model_attribute
 
 
 def _adapt_strides(model: nn.Module, head: nn.Module) -> None:
+    """Give model and head their strides; measured ones where the file tells none.
+
+    Measuring also shows that the layers fit each other, so that a file of layers that do not is refused here.
+    """
     attributes = vars(model)
     stride = vars(head).get("stride", attributes.get("stride"))
+    measured = measure_strides(model)
+    if len(measured) != head.nl:
+        raise Refused(f"a detection head for {head.nl} feature maps that gets {len(measured)}")
     if not isinstance(stride, torch.Tensor) or stride.numel() != head.nl:
-        stride = measure_strides(model)
+        stride = measured
     stride = stride.float()
     if vars(head).pop("anchors_in_pixels", False):
         head.anchors = head.anchors / stride.view(-1, 1, 1).to(head.anchors)
@@ -138,7 +158,8 @@ def measure_strides(model: nn.Module) -> torch.Tensor:
     channels = (vars(model).get("yaml") or {}).get("ch", DEFAULT_CHANNELS)
     try:
         maps = meta_forward(model, (1, channels, PROBE_SIZE, PROBE_SIZE))
-    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
-        raise Refused(f"a network that cannot run: {str(error).splitlines()[0]}") from error
-    maps = maps[0] if isinstance(maps, tuple) else maps
-    return torch.tensor([PROBE_SIZE / level.shape[2] for level in maps])
+        maps = maps[0] if isinstance(maps, tuple) else maps
+        return torch.tensor([PROBE_SIZE / level.shape[2] for level in maps])
+    except Exception as error:  # whatever a layer with attributes from elsewhere raises
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise Refused(f"a network that cannot run: {reason[0]}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +12,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.leftovers import remove_leftovers
+from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
+from utils.safe_write import part_beside
 
 GIB = 1 << 30
-_MARK = b"yolov5-image-1\0"
-_TAIL = len(_MARK) + hashlib.sha256().digest_size
+_FAMILY = b"yolov5-image-"
+_MARK = _FAMILY + b"2\0"
+_SUM = 4  # bytes of a CRC-32
+_TAIL = len(_MARK) + hashlib.sha256().digest_size + _SUM
 
 Load = Callable[[int], np.ndarray]
 
@@ -93,8 +98,8 @@ class RamCache:
 class DiskCache:
     """All images in .npy files beside the images, or in a cache folder where that cannot be written.
 
-    A file carries a key made of its source's path, size and time of change; a file with another key is replaced, and
-    one that is not ours is left alone and not read.
+    A file carries a key made of its source's path, size and time of change, and a checksum of its pixels; a file with
+    another key is replaced, one with other pixels is not used, and one that is not ours is left alone and not read.
 
     Args:
         files: the image files.
@@ -108,6 +113,8 @@ class DiskCache:
         self._files = files
         self._folders: dict[str, Path] = {}
         self._ready = np.zeros(len(files), bool)
+        self._sums = np.zeros(len(files), np.uint32)
+        self._checked = np.zeros(len(files), bool)  # by this process
 
     def __len__(self) -> int:
         """Return the number of images, cached or not."""
@@ -130,47 +137,68 @@ class DiskCache:
         """Return image i (h, w, 3), mapped from its file, or None."""
         if not self._ready[i]:
             return None
+        path = self.path(i)
         try:
-            im = np.load(self.path(i), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            return None
-        return im if im.dtype == np.uint8 and im.shape == (*self.shapes[i].tolist(), 3) else None
+            im = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # whatever NumPy's reader meets in a file that changed since it was written
+            return self._give_up(i, f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+        if im.dtype != np.uint8 or im.shape != (*self.shapes[i].tolist(), 3):
+            return self._give_up(i, f"{path}: holds another image than was put there")
+        if not self._checked[i]:
+            if zlib.crc32(np.ascontiguousarray(im)) != self._sums[i]:
+                return self._give_up(i, f"{path}: its pixels are not those that were put there")
+            self._checked[i] = True
+        return im
+
+    def _give_up(self, i: int, problem: str) -> None:
+        """Say why a file is not used, which its image is decoded instead of."""
+        self._ready[i] = False
+        LOGGER.warning("WARNING %s; the image is decoded instead, delete the file to have it cached anew", problem)
 
     def fill(
         self, load: Load, workers: int, description: str, show: bool = True, numbers: Iterable[int] | None = None
     ) -> None:
         """Write the files that are missing or stale, of all images or of ``numbers``; else as ``RamCache.fill``."""
         foreign: list[Path] = []
+        unwritten: list[str] = []
+        for folder in {self.path(i).parent for i in range(len(self))}:
+            remove_leftovers(folder, f".{self.kind}.npy")
 
         def keep(i: int) -> int:
-            self._ready[i] = self._write(i, load, foreign)
+            try:
+                self._ready[i] = self._write(i, load, foreign)
+            except OSError as error:
+                unwritten.append(f"{self.path(i)}: {error.strerror or error}")
             return int(self.shapes[i].prod() * 3)
 
         chosen = range(len(self)) if numbers is None else list(numbers)
         _with_progress(keep, chosen, workers, description, show)
         if foreign:
             LOGGER.warning(f"{description}: {len(foreign)} files are not ours and stay unused, first {foreign[0]}")
+        if unwritten:
+            LOGGER.warning(f"{description}: {len(unwritten)} images are not cached, first {unwritten[0]}")
 
     def _write(self, i: int, load: Load, foreign: list[Path]) -> bool:
         """Bring the file of image i up to date; return whether it can be used."""
         path, key = self.path(i), _source_key(self._files[i])
         tail = _read_tail(path)
-        if tail == _MARK + key:
+        if tail is not None and tail[:-_SUM] == _MARK + key:
+            self._sums[i] = int.from_bytes(tail[-_SUM:], "little")
             return True
-        if tail is not None and not tail.startswith(_MARK):
+        if tail is not None and _FAMILY not in tail:
             foreign.append(path)
             return False
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            try:
-                np.lib.format.write_array(stream, np.ascontiguousarray(load(i)), allow_pickle=False)
-                stream.write(_MARK + key)
-                stream.close()
-                os.chmod(stream.name, 0o644)
-                os.replace(stream.name, path)
-            except BaseException:
-                stream.close()
-                os.unlink(stream.name)
-                raise
+        pixels = np.ascontiguousarray(load(i))
+        self._sums[i], self._checked[i] = zlib.crc32(pixels), False
+        part = part_beside(path)
+        try:
+            with part.open("wb") as stream:
+                np.lib.format.write_array(stream, pixels, allow_pickle=False)
+                stream.write(_MARK + key + int(self._sums[i]).to_bytes(_SUM, "little"))
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         return True
 
 
@@ -187,18 +215,25 @@ def fits_in_memory(nbytes: int, margin: float, prefix: str) -> bool:
 
 
 def _source_key(file: str) -> bytes:
-    stat = os.stat(file)
+    try:
+        stat = os.stat(file)
+    except OSError as error:
+        raise WorkError(f"{file}: {error.strerror or error}") from None
     return hashlib.sha256(f"{os.path.abspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).digest()
 
 
 def _read_tail(path: Path) -> bytes | None:
-    """Return the last bytes of a file, None if there is no such file."""
+    """Return the last bytes of a file, b"" for what is no plain file, None if there is nothing."""
+    if path.exists() and not path.is_file():
+        return b""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
             return stream.read()
     except FileNotFoundError:
         return None
+    except OSError:  # a folder, or a file of another user
+        return b""
 
 
 def _writable_folder(folder: Path) -> Path:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
-import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -23,7 +23,9 @@ import numpy as np
 
 from utils.data.label_files import Problem
 from utils.data.label_table import LabelTable, ScanReport
+from utils.data.leftovers import remove_leftovers
 from utils.logs import LOGGER
+from utils.safe_write import part_beside
 
 CACHE_VERSION = 1
 SETTLED_NS = 2_000_000_000  # a file changed less than this before its check may change again unseen
@@ -80,10 +82,10 @@ def joint_digest(digests: list[bytes]) -> bytes:
 
 def load_cache(path: Path, im_files: list[str], label_files: list[str]) -> LabelTable | None:
     """Return the cached table when it fits the files as they are now, else None."""
+    remove_leftovers(path.parent, path.name)
     now = fingerprint(im_files, label_files)
     try:
-        with np.load(path, allow_pickle=False) as data:
-            content = {name: data[name] for name in data.files}
+        content = _read_arrays(path)
         facts = json.loads(content.pop("facts").tobytes())
         if facts["images"] != now.images.hex():
             return None
@@ -95,10 +97,38 @@ def load_cache(path: Path, im_files: list[str], label_files: list[str]) -> Label
             save_cache(path, table, content["kept"], now, bytes.fromhex(facts["labels"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        LOGGER.warning("WARNING %s: damaged label cache (%s), it is built anew", path, error)
+    except Exception as error:  # whatever the readers of zip, NumPy and JSON meet in bytes that are not a cache
+        reason = " ".join(str(error).split()) or type(error).__name__
+        LOGGER.warning("WARNING %s: damaged label cache (%.200s), it is built anew", path, reason)
         return None
     return table
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that ``save_cache`` may have written, reading no more than the file's own bytes.
+
+    np.load would trust the sizes that the file states: a few bytes could claim all of the memory.
+
+    Raises:
+        ValueError: anything else than these arrays, stored plainly.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sorted(entry.filename for entry in entries) != sorted(f"{name}.npy" for name in (*_ARRAYS, "facts")):
+            raise ValueError("other arrays than a label cache holds")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size or any(e.compress_type for e in entries):
+            raise ValueError("it claims more bytes than it has")
+        return {entry.filename.removesuffix(".npy"): _parse_array(archive.read(entry)) for entry in entries}
+
+
+def _parse_array(data: bytes) -> np.ndarray:
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array of another version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    return np.frombuffer(data[stream.tell() :], dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
 def save_cache(path: Path, table: LabelTable, kept: np.ndarray, state: Fingerprint, labels_digest: bytes) -> None:
@@ -124,17 +154,16 @@ def save_cache(path: Path, table: LabelTable, kept: np.ndarray, state: Fingerpri
 
 
 def _write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    part = part_beside(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with part.open("wb") as stream:
             np.savez(stream, **arrays)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            part.unlink(missing_ok=True)
         raise
 
 
@@ -157,6 +186,8 @@ def _unpack(content: dict[str, np.ndarray], facts: dict, im_files: list[str], la
     )
     if not fits:
         raise ValueError("arrays do not fit each other")
+    if not _are_labels(content["boxes"]) or not np.isfinite(content["points"]).all() or (content["shapes"] <= 0).any():
+        raise ValueError("values that no checked label file has")
     keep = np.flatnonzero(kept).tolist()
     arrays = {name: content[name] for name in _ARRAYS if name != "kept"}
     return LabelTable([im_files[i] for i in keep], [label_files[i] for i in keep], report=_report(facts), **arrays)
@@ -168,6 +199,13 @@ def _report(facts: dict) -> ScanReport:
     return ScanReport(
         found, missing, empty, corrupt, total, problems, Counter({int(c): int(n) for c, n in facts["lost"]})
     )
+
+
+def _are_labels(boxes: np.ndarray) -> bool:
+    """Tell whether (n, 5) rows hold whole class ids of at least 0 and coordinates in 0-1."""
+    classes = boxes[:, 0]
+    whole = bool(np.isfinite(classes).all() and (classes == np.floor(classes)).all())
+    return whole and bool((boxes >= 0).all() and (boxes[:, 1:] <= 1).all())
 
 
 def _are_offsets(offsets: np.ndarray, count: int, end: int) -> bool:
