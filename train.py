@@ -179,6 +179,7 @@ def train(
     imgsz = build.check_image_size(opt.imgsz, stride)
     batch_size = build.choose_batch_size(opt, model, imgsz, amp_dtype is not None, WORLD)
     optimizer = build.build_optimizer(model, opt.optimizer, hyp, batch_size * WORLD.size)
+    build.check_space(opt, model, optimizer, WORLD)
     ema = ModelEMA(model) if WORLD.is_main else None
 
     loader, dataset, val_loader = build.build_loaders(opt, hyp, data, imgsz, stride, batch_size, WORLD)
@@ -300,20 +301,26 @@ def main(opt: argparse.Namespace, callbacks: Any = None, *, given: dict[str, Any
     """Resolve the options and train; ``given`` as for ``resume_options``."""
     from utils.callbacks import Callbacks
     from utils.cv import require_cv2
-    from utils.training.distributed import leave_group
+    from utils.training.distributed import leave_group, report_failure, watch_group
+    from utils.training.folder_lock import release_folders
     from utils.training.preemption import StopSignals
 
     require_cv2()
     setup_logging(WORLD.rank)
     begun = datetime.datetime.now()
     with StopSignals().watched() as signals:
-        prepared, device = prepare(opt, given)
-        vars(opt).update(vars(prepared))
-        LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
         try:
+            watch_group(WORLD)
+            prepared, device = prepare(opt, given)
+            vars(opt).update(vars(prepared))
+            LOGGER.info(colorstr("train: ") + ", ".join(f"{name}={value}" for name, value in vars(opt).items()))
             results = train(opt.hyp, opt, device, callbacks or Callbacks(), signals)
+        except BaseException as error:
+            report_failure(error)
+            raise
         finally:
             leave_group()
+            release_folders()
     LOGGER.info(f"Started {begun:%Y-%m-%d %H:%M:%S}, results in {colorstr('bold', opt.save_dir)}")
     return results
 

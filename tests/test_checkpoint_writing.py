@@ -219,8 +219,8 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code, path, root], capture_output=True, text=True, check=False)
     assert "cannot be written" in done.stdout and "unchanged" in done.stdout, done.stderr
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+    assert path.read_bytes() == before and ck.load_checkpoint(path)["epoch"] == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt", "last.pt.sha256"]
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:

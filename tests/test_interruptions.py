@@ -86,13 +86,14 @@ def _assert_same_run(one: Path, other: Path) -> None:
     assert (one / "results.csv").read_text() == (other / "results.csv").read_text()
 
 
-@pytest.fixture(params=[0, 2], ids=["in the process", "workers"])
-def workers(request: pytest.FixtureRequest) -> int:
-    return request.param
-
-
 @pytest.mark.parametrize(
-    ("hook", "count"), [("on_train_batch_end", 6), ("on_val_batch_end", 2)], ids=["step", "validation"]
+    ("hook", "count", "workers"),
+    [
+        pytest.param("on_train_batch_end", 6, 2, id="step, workers"),
+        pytest.param("on_val_batch_end", 2, 0, id="validation"),
+        pytest.param("on_train_batch_end", 6, 0, id="step", marks=pytest.mark.slow),
+        pytest.param("on_val_batch_end", 2, 2, id="validation, workers", marks=pytest.mark.slow),
+    ],
 )
 def test_sigterm_saves_within_the_epoch_and_the_run_goes_on_bit_for_bit(
     hook: str, count: int, workers: int, tiny_data: Path, tmp_path: Path
@@ -137,6 +138,7 @@ def test_sigterm_before_the_training_ends_at_once(tiny_data: Path, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_killed_within_an_epoch_goes_on_from_the_last_saved_step(tiny_data: Path, tmp_path: Path) -> None:
     arguments = ["--data", tiny_data, *RUN, "--workers", "0", "--project", tmp_path / "runs", "--save-steps", "1"]
     _train(*arguments, "--name", "whole")

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -148,6 +149,30 @@ def test_any_chain_of_kills_gives_the_file_of_an_undisturbed_run(tmp_path_factor
     assert _run(folder, range(first, total), first) == _expected(range(total))
 
 
+TABLE = {"images": [9, 4, 0], "ap50": [0.9, 0.25, 0.5]}
+
+
+def _with_classes(folder, epochs, first=0):
+    log = RunLogger(folder, names=NAMES, resume_epoch=first, resumed=True, tensorboard=False)
+    for epoch in epochs:
+        _epoch(log, epoch, TABLE)
+    return {name: (folder / name).read_bytes() for name in ("results.csv", "per_class.csv")}
+
+
+@pytest.mark.parametrize("name", ["results.csv", "per_class.csv"])
+def test_a_file_cut_at_any_byte_of_its_last_two_lines_is_mended(tmp_path, name, monkeypatch):
+    """Epoch 2 was being written, or epoch 1 was lost with it: the run goes on from the last checkpoint."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # the test waits for no disk
+    whole = _with_classes(tmp_path, range(3))
+    lines = whole[name].splitlines(keepends=True)
+    last_two = len(lines[-1]) + len(lines[-2])
+    for cut in range(last_two + 1):
+        (tmp_path / name).write_bytes(whole[name][: len(whole[name]) - cut])
+        text = (tmp_path / name).read_bytes()
+        first = 2 if text.startswith(b"".join(lines[: 3 if name == "results.csv" else 7])) else 1
+        assert _with_classes(tmp_path, range(first, 3), first) == whole, cut
+
+
 def test_another_header_is_refused_and_left_alone(tmp_path):
     text = "epoch,train/loss\n0,1\n"
     (tmp_path / "results.csv").write_text(text)
@@ -159,12 +184,26 @@ def test_another_header_is_refused_and_left_alone(tmp_path):
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
-        _run(tmp_path, [])
+        _run(tmp_path, [], first=1)
 
 
-def test_a_new_run_in_an_old_folder_starts_the_file_again(tmp_path):
-    _run(tmp_path, [0, 1, 2])
-    assert _run(tmp_path, [0]) == _expected([0])
+@pytest.mark.parametrize("old", [3, "epoch,train/loss\n0,1\n", "\0"], ids=["rows", "other", "no text"])
+def test_a_new_run_in_an_old_folder_keeps_the_earlier_file_apart(tmp_path, old, said):
+    text = _expected(range(old)) if isinstance(old, int) else old
+    for number in (1, 2):
+        (tmp_path / "results.csv").write_text(text)
+        (tmp_path / "per_class.csv").write_text(text)
+        assert _run(tmp_path, [0]) == _expected([0])
+        for name in ("results.csv", "per_class.csv"):
+            assert (tmp_path / f"{name}.{number}").read_text() == text
+            assert f"{name}: an earlier run's file, kept as {name}.{number}" in said.text
+
+
+def test_a_run_that_goes_on_from_its_first_epoch_is_no_new_one(tmp_path):
+    _run(tmp_path, [0])
+    RunLogger(tmp_path, names=NAMES, tensorboard=False, resumed=True)
+    assert (tmp_path / "results.csv").read_text() == _expected([])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
 
 
 def test_resuming_without_the_file_says_so(tmp_path, said):
@@ -214,7 +253,7 @@ def test_a_full_disk_keeps_the_rows_before(tmp_path, monkeypatch):
         _epoch(log, 1)
     assert (tmp_path / "results.csv").read_text() == _expected([0])
     with pytest.raises(WorkError, match="No space left"):
-        EpochCsv(tmp_path / "results.csv", RESULT_COLUMNS, 0)
+        EpochCsv(tmp_path / "results.csv", RESULT_COLUMNS, 0, resumed=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results.csv"], "no temporary file stays"
 
 
@@ -313,6 +352,26 @@ def test_resuming_voids_the_later_events(tmp_path, events):
     _run(tmp_path, [0, 1, 2, 3], tensorboard=True)
     _run(tmp_path, [2, 3, 4], first=2, tensorboard=True)
     assert [e.step for e in events(tmp_path).Scalars("x/lr0")] == [0, 1, 2, 3, 4]
+
+
+def test_what_a_killed_run_showed_is_in_the_file(tmp_path, events):
+    """An epoch whose checkpoint is written is not repeated, so its events must not be lost with the process."""
+    code = (
+        "import os, sys; from pathlib import Path; sys.path[:0] = [sys.argv[2], sys.argv[2] + '/tests']\n"
+        "from test_loggers import NAMES, _epoch; from utils.loggers import RunLogger\n"
+        "log = RunLogger(Path(sys.argv[1]), names=NAMES)\nfor epoch in range(3): _epoch(log, epoch)\nos._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, Path(__file__).parents[1]], check=False)
+    assert done.returncode == 9
+    assert [e.step for e in events(tmp_path).Scalars("x/lr0")] == [0, 1, 2]
+    _run(tmp_path, [2, 3], first=2, tensorboard=True)
+    assert [e.step for e in events(tmp_path).Scalars("x/lr0")] == [0, 1, 2, 3]
+
+
+def test_a_new_run_in_an_old_folder_voids_the_earlier_events(tmp_path, events):
+    _run(tmp_path, range(4), tensorboard=True)
+    _run(tmp_path, range(2), tensorboard=True)
+    assert [e.step for e in events(tmp_path).Scalars("x/lr0")] == [0, 1]
 
 
 def test_all_six_final_pictures_reach_the_file(tmp_path, events):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import InputError, WorkError
 from utils.logs import LOGGER
-from utils.paths import sync_folder
+from utils.safe_write import write_whole
 
 RESULT_COLUMNS = (
     "epoch",
@@ -47,26 +48,36 @@ def quoted_row(values: Row) -> str:
 class EpochCsv:
     """A CSV file with the epoch in its first column.
 
-    Opening it for epoch e keeps the rows of earlier epochs and cuts the others, as well as a line that a killed process
-    left unfinished. Rows are on the disk when ``append`` returns.
+    A run that goes on from epoch e keeps the rows of earlier epochs and cuts the others, as well as a line that a
+    killed process left unfinished. A new run keeps nothing: a file with rows, or one of another kind, is kept under
+    another name (results.csv.1, .2 ...). Rows are on the disk when ``append`` returns.
 
     Args:
         path: the file, made when missing.
         columns: names, 'epoch' first.
         first_epoch: the epoch that the run starts or goes on with.
         form: turns a row of values into a line.
+        resumed: the run goes on; by default told by ``first_epoch`` being above 0.
 
     Raises:
-        InputError: the file has another header.
+        InputError: the run goes on and the file has another header.
         WorkError: it cannot be read or written.
     """
 
     def __init__(
-        self, path: str | Path, columns: Sequence[str], first_epoch: int = 0, form: Callable[[Row], str] = aligned_row
+        self,
+        path: str | Path,
+        columns: Sequence[str],
+        first_epoch: int = 0,
+        form: Callable[[Row], str] = aligned_row,
+        resumed: bool | None = None,
     ):
         self.path = Path(path)
         self.columns = list(columns)
         self.form = form
+        resumed = first_epoch > 0 if resumed is None else resumed
+        if not resumed:
+            self._set_aside()
         kept = self._kept_lines(first_epoch) if self.path.exists() else []
         if first_epoch > 0 and not kept:
             LOGGER.warning("%s: no rows of the epochs before %d, it starts there", self.path, first_epoch)
@@ -89,6 +100,19 @@ class EpochCsv:
         except OSError as error:
             self._cut(size)
             raise WorkError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _set_aside(self) -> None:
+        """Give a file of another run another name, unless it holds this one's header at most."""
+        try:
+            header = f"{self.form(self.columns)}\n".encode()
+            if not self.path.exists() or header.startswith(self.path.read_bytes()[: len(header) + 1]):
+                return
+            number = next(n for n in range(1, sys.maxsize) if not self.path.with_name(f"{self.path.name}.{n}").exists())
+            aside = self.path.with_name(f"{self.path.name}.{number}")
+            os.replace(self.path, aside)
+        except OSError as error:
+            raise WorkError(f"{self.path}: cannot be moved aside ({error.strerror})") from error
+        LOGGER.warning("%s: an earlier run's file, kept as %s", self.path, aside.name)
 
     def _cut(self, size: int | None) -> None:
         """Return the file to its size before a failed write, as far as the disk allows."""
@@ -151,18 +175,10 @@ class EpochCsv:
     def _rewrite(self, lines: list[str]) -> None:
         """Replace the file by these lines in one step, unless it holds just them."""
         data = "".join(f"{line}\n" for line in lines).encode()
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            if self.path.exists() and self.path.read_bytes() == data:
-                return
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
-            sync_folder(self.path.parent)
+            if not self.path.exists() or self.path.read_bytes() != data:
+                write_whole(self.path, data, durable=True)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise WorkError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 

@@ -37,11 +37,13 @@ class RunLogger:
         save_dir: the run's folder.
         names: class names, as a list or a dict by class number.
         resume_epoch: first epoch of this process; what an earlier process wrote of it and later epochs is dropped.
+        resumed: this process goes on with a run; by default told by ``resume_epoch`` being above 0. Else CSV files that
+            lie in the folder are an earlier run's, and are kept under other names.
         tensorboard: also write TensorBoard events, where the package is installed.
         plots: whether pictures and the graph are recorded.
 
     Raises:
-        InputError: results.csv or per_class.csv of the folder belongs to another kind of run.
+        InputError: the run goes on, and results.csv or per_class.csv of the folder belongs to another kind of run.
         WorkError: the folder cannot be written. Every method raises it as well.
     """
 
@@ -51,6 +53,7 @@ class RunLogger:
         *,
         names: Mapping[int, str] | Iterable[str],
         resume_epoch: int = 0,
+        resumed: bool | None = None,
         tensorboard: bool = True,
         plots: bool = True,
     ):
@@ -58,7 +61,8 @@ class RunLogger:
         self.names = name_table(names)
         self.plots = plots
         self.resume_epoch = resume_epoch
-        self.results = EpochCsv(self.save_dir / "results.csv", RESULT_COLUMNS, resume_epoch)
+        self.resumed = resume_epoch > 0 if resumed is None else resumed
+        self.results = EpochCsv(self.save_dir / "results.csv", RESULT_COLUMNS, resume_epoch, resumed=self.resumed)
         self.classes: EpochCsv | None = None
         if self._class_path.exists():
             self._open_classes()
@@ -73,7 +77,7 @@ class RunLogger:
 
     def _open_classes(self) -> EpochCsv:
         if self.classes is None:
-            self.classes = EpochCsv(self._class_path, CLASS_COLUMNS, self.resume_epoch, quoted_row)
+            self.classes = EpochCsv(self._class_path, CLASS_COLUMNS, self.resume_epoch, quoted_row, self.resumed)
         return self.classes
 
     def log_hyp(self, hyp: Mapping[str, object]) -> None:
@@ -125,6 +129,7 @@ class RunLogger:
         self.tensorboard.scalars(dict(zip(RESULT_COLUMNS[1:], values, strict=True)), epoch)
         if per_class:
             self._log_classes(epoch, per_class)
+        self.tensorboard.flush()  # before the checkpoint is written: a run killed after it does not repeat the epoch
 
     def _log_classes(self, epoch: int, per_class: PerClass) -> None:
         unknown = set(per_class) - set(CLASS_HEADINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,20 @@ def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, batch_siz
     return optimizer
 
 
+def check_space(opt: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Refuse a run whose checkpoints would not fit on the disk that its folder is on (main process).
+
+    Raises:
+        InputError: too little free space; names the folder, what is free and what is needed.
+    """
+    from utils.checkpoint import check_free_space, estimated_size
+
+    if world.is_main:
+        folder = Path(opt.project) / opt.name if opt.resume or opt.exist_ok else Path(opt.project)
+        others = math.ceil(opt.epochs / opt.save_period) if opt.save_period > 0 else 0
+        check_free_space(folder, estimated_size(model, optimizer), others)
+
+
 def build_loaders(
     opt: argparse.Namespace, hyp: Hyperparameters, data: Data, imgsz: int, stride: int, batch_size: int, world: World
 ) -> tuple[Any, Any, Any]:
@@ -196,14 +211,26 @@ def attach_facts(model: nn.Module, hyp: Hyperparameters, data: Data, dataset: An
 
 
 def claim_run_folder(opt: argparse.Namespace, world: World) -> Path:
-    """Make the run's folder on the main process and return it on all; checks that weights can be written there."""
+    """Make the run's folder on the main process and return it on all.
+
+    No other run can work in it until this one ends, and what a killed one left unfinished there is removed.
+
+    Raises:
+        InputErrors: the folder cannot be made, or another run is at work in it.
+    """
     from utils.paths import increment_path
+    from utils.safe_write import sweep_leftovers
+    from utils.training.folder_lock import hold_folder
 
     problem, folder = None, None
     if world.is_main:
         try:
             folder = str(increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True))
             (Path(folder) / "weights").mkdir(parents=True, exist_ok=True)
+            hold_folder(folder)
+            sweep_leftovers(Path(folder))
+        except InputError as error:
+            problem = str(error)
         except OSError as error:
             problem = f"--project {opt.project} --name {opt.name}: cannot make the run folder: {error.strerror}"
     folder, problem = broadcast_from_main((folder, problem))

@@ -17,7 +17,7 @@ from utils.checkpoint import capture_rng, restore_rng
 from utils.errors import InputError
 from utils.training.distributed import gather_rows
 from utils.training.engine import Engine, StepState
-from utils.training.resume_settings import data_facts, fact_differences, newer_files
+from utils.training.resume_settings import fact_differences, newer_files
 
 RESUME_VERSION = 2
 _NUMBERS = (
@@ -117,7 +117,8 @@ def check_facts(path: str, found: dict[str, Any], now: dict[str, Any], files: It
     if not differing:
         return
     newer = newer_files(path, files)
+    problem = "; ".join(differing) + (f" ({newer})" if newer else "")
     raise InputError(
-        f"{path}: cannot resume exactly: {'; '.join(differing)}{f' ({newer})' if newer else ''}; allowed is the same as "
-        "in the saved run (start a new run with --weights to change it)"
+        f"{path}: cannot resume exactly: {problem}; allowed is the same as in the saved run (start a new run with "
+        "--weights to change it)"
     )

@@ -19,8 +19,8 @@ from utils.logs import LOGGER
 # result. (A resumed run's checkpoint names itself as its weights.)
 FREE_OPTIONS = frozenset({
     "weights", "cfg", "save_dir", "project", "name", "resume", "exist_ok", "epochs", "device", "workers", "local_rank",
-    "noplots", "nosave", "save_period", "save_steps", "bbox_interval", "cache", "entity", "upload_dataset", "bucket",
-    "evolve", "evolve_population", "resume_evolve", "artifact_alias",
+    "noplots", "nosave", "save_period", "save_steps", "bbox_interval", "cache", "diagnose", "entity", "upload_dataset",
+    "bucket", "evolve", "evolve_population", "resume_evolve", "artifact_alias",
 })  # fmt: skip
 DIGITS = 16  # of the digests that stand for the data
 _MOST = 3  # differences or files that a message names

@@ -25,6 +25,7 @@ from utils.training.distributed import broadcast_from_main
 from utils.training.engine import Engine, StepState
 from utils.training.guard import MAX_RETURNS, RATE_AFTER_RETURN, NotFinite
 from utils.training.preemption import Interrupted, StopSignals
+from utils.training.resume_settings import data_facts
 
 PICTURED_BATCHES = 3
 
@@ -56,6 +57,7 @@ class Run:
     loss_share: torch.Tensor | None = None  # of the epoch, (nc,)
     beginning: tuple[dict[str, Any], dict[str, Any]] | None = None  # resume block and optimizer state, until last.pt
     save_is_due: bool = False
+    digests: dict[str, str] = field(default_factory=dict)  # of images and labels
 
     @property
     def last(self) -> Path:
@@ -72,6 +74,9 @@ class Run:
     def begin(self) -> None:
         """Claim the folder, restore a resumed run, write settings and label pictures."""
         self.maps = np.zeros(self.data.nc)
+        self.digests = data_facts(self.dataset)
+        if self.val_loader is not None:
+            self.digests |= data_facts(self.val_loader.dataset, "val_")
         if self.opt.resume:
             self._restore()
         self.checkpoint = None  # it holds a copy of the model
@@ -103,7 +108,10 @@ class Run:
         from utils.yaml_files import write_yaml
 
         first = self.state.epoch if self.opt.resume or again else 0
-        self.log = RunLogger(self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots)
+        self.log = RunLogger(
+            self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots,
+            resumed=bool(self.opt.resume) or again,
+        )  # fmt: skip
         if self.opt.resume or again:
             return
         write_yaml(self.folder / "hyp.yaml", self.as_read)
@@ -120,6 +128,7 @@ class Run:
             "names": dict(self.data.names), "world_size": self.engine.world.size, "batch_size": self.opt.batch_size,
             "images": self.dataset.n, "boxes": int(self.balance.instances.sum()), "imgsz": self.imgsz,
             "precision": str(self.engine.amp_dtype or torch.float32), **self.balance.facts(),
+            **self.digests,
         }  # fmt: skip
 
     def _restore(self) -> None:
@@ -143,7 +152,7 @@ class Run:
             self.state.last_optimizer_step = self.state.step - 1
             return
         saved = dict(block["facts"])
-        resume.check_facts(path, saved, self._facts())
+        resume.check_facts(path, saved, self._facts(), [*self.dataset.label_files, *self.dataset.im_files])
         self._put_back(block)
         place = f"epoch {self.state.epoch}" + (f", batch {self.state.batch}" if self.state.batch else "")
         LOGGER.info(f"Resuming {path} at {place}, {self.opt.epochs} epochs in all")
@@ -361,7 +370,7 @@ class Run:
         """
         if not self.engine.world.is_main:
             return outcome.results
-        from utils.checkpoint import previous_path, strip_optimizer
+        from utils.checkpoint import strip_optimizer, tidy_weights
 
         results = outcome.results
         if self.best.exists():
@@ -373,7 +382,7 @@ class Run:
         for path in (self.best, self.last):
             if path.exists():
                 strip_optimizer(path)
-        previous_path(self.last).unlink(missing_ok=True)  # it served as long as the run could be resumed
+        tidy_weights(self.last.parent)  # the file before last.pt served as long as the run could be resumed
         self.log.close()
         self.callbacks.run("on_train_end", self.last, self.best, outcome.epoch, results)
         return results
