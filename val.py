@@ -200,7 +200,7 @@ def _open_run(opt: argparse.Namespace, facts: dict[str, Any]) -> Path:
     opt.dataloader, _ = create_dataloader(
         facts[split], opt.imgsz, opt.batch_size, opt.model.stride, opt.single_cls, pad=0.0 if is_speed else 0.5,
         rect=is_torch and not is_speed, workers=opt.workers, prefix=colorstr(f"{split}: "),
-        nc=int(facts["nc"]),
+        nc=int(facts["nc"]), names=facts["names"],
     )  # fmt: skip
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
 

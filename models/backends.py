@@ -56,7 +56,7 @@ class DetectMultiBackend(nn.Module):
         edgetpu, tfjs, paddle, triton.
 
     Raises:
-        InputError: the file cannot be read, or its format is not available.
+        InputError: the file cannot be read, its format is not available, or a weight is not a finite number.
     """
 
     def __init__(  # noqa: PLR0913  (YOLOv5's signature)
@@ -86,6 +86,7 @@ class DetectMultiBackend(nn.Module):
         else:
             self._load_torchscript(Path(files[0]), data)
         self.model.half() if self.fp16 else self.model.float()
+        _require_finite(self.model, files)
 
     def _load_checkpoints(self, files: list[str | Path], fuse: bool) -> None:
         others = [file for file in files if not self._model_type(file)[0]]
@@ -163,6 +164,18 @@ class DetectMultiBackend(nn.Module):
             return None, None
         facts = read_yaml(Path(f))
         return facts["stride"], facts["names"]
+
+
+def _require_finite(model: nn.Module, files: Sequence[str | Path]) -> None:
+    """Refuse weights with NaN or infinity: they detect nothing, or boxes that are no numbers."""
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+        raise InputError(
+            f"weights {' '.join(map(str, files))}: {len(wrong)} of {len(state)} tensors hold NaN or infinity as "
+            f"{dtype}, the first is {wrong[0]}; allowed are finite numbers"
+        )
 
 
 def require_detector(model: nn.Module, source: Any) -> None:

@@ -16,7 +16,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import detect
+import preview
 import train
 import val
 from models.yolo import DetectionModel
@@ -33,7 +34,7 @@ from utils.training.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 LOW_HYP = ROOT / "data" / "hyps" / "hyp.scratch-low.yaml"
-COMMANDS = {"train": train, "val": val, "detect": detect}
+COMMANDS = {"train": train, "val": val, "detect": detect, "preview": preview}
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Outcome:
 
 @dataclass
 class Bench:
-    """A small data set, a checkpoint, and the three commands on them."""
+    """A small data set, a checkpoint, and the commands on them."""
 
     root: Path
     data: Path
@@ -96,6 +97,9 @@ class Bench:
 
     def arguments(self, command: str, *more: str) -> list[str]:
         """Return a command line with every option that the case does not give itself."""
+        if command == "preview":
+            target = str(self.root / "runs" / "exp" / "preview.png")
+            return ["--data", str(self.data), "--out", target, "--imgsz", "64", "--cell", "64", "--count", "8", *more]
         small = ["--imgsz", "64", "--device", "cpu", "--project", str(self.root / "runs")]
         usual = {
             "train": ["--data", str(self.data), "--weights", "", "--cfg", "yolov5n.yaml", "--epochs", "1",
@@ -113,26 +117,25 @@ class Bench:
         self.trained.clear()
         self.capsys.readouterr()
         try:
-            run_command(lambda: module.main(module.parse_opt()))
+            read_options = getattr(module, "parse_opt", None) or module.build_parser().parse_args
+            run_command(lambda: module.main(read_options()))
             status = 0
         except SystemExit as end:
             status = end.code
         return Outcome(status, self.capsys.readouterr().err, bool(self.trained))
 
-    def run_apart(self, command: str, *more: str) -> Outcome:
-        """Run a command as a process of its own."""
+    def run_apart(self, command: str, *more: str, start: Sequence[str] = ()) -> Outcome:
+        """Run a command as a process of its own, ``start`` being what its command line begins with."""
         done = subprocess.run(
-            [sys.executable, str(ROOT / f"{command}.py"), *self.arguments(command, *more)],
+            [*start, sys.executable, str(ROOT / f"{command}.py"), *self.arguments(command, *more)],
             check=False, capture_output=True, text=True, cwd=self.root, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         return Outcome(done.returncode, done.stderr)
 
     def inputs(self) -> dict[str, str]:
-        """Return a digest of every file but the label caches and what runs wrote."""
+        """Return a digest of every file but our label caches and what runs wrote."""
         files = [p for p in self.root.rglob("*") if p.is_file() and self.root / "runs" not in p.parents]
-        return {
-            str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if not p.name.endswith((".cache", ".npz"))
-        }
+        return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if not p.name.endswith(".cache.npz")}
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import time
@@ -64,6 +65,10 @@ def class_seven_in_val(bench: Bench) -> None:
     bench.label(1, "val").write_text(bench.label(1, "val").read_text() + "7 0.5 0.5 0.1 0.1\n")
 
 
+def class_seven_in_train(bench: Bench) -> None:
+    bench.label(1).write_text(bench.label(1).read_text() + "7 0.5 0.5 0.1 0.1\n")
+
+
 def empty_labels(bench: Bench) -> None:
     for path in (bench.root / "tiny" / "labels").rglob("*.txt"):
         path.write_text("")
@@ -89,19 +94,28 @@ def one_class_lost(bench: Bench) -> None:
 
 DataCase = tuple[str, Callable[[Bench], None], list[str]]
 DATA_REFUSED: dict[str, DataCase] = {
-    "S04 no names": ("train val", without_names, ["tiny.yaml", "names", "missing"]),
-    "S05 nc 5, two names": ("train val", five_for_two, ["tiny.yaml", "nc", "5", "2"]),
-    "S06 names with a gap": ("train val", gap_in_names, ["tiny.yaml", "names", "1-4"]),
-    "S07 val nowhere": ("train val", val_nowhere, ["{root}/tiny/images/nowhere", "val"]),
-    "S08 train nowhere": ("train", train_nowhere, ["{root}/tiny/images/nowhere", "train"]),
-    "S09 download script": ("train val", download_script, ["{root}/tiny/images/nowhere", "scripts are off", "run it"]),
+    "S04 no names": ("train val preview", without_names, ["tiny.yaml", "names", "missing"]),
+    "S05 nc 5, two names": ("train val preview", five_for_two, ["tiny.yaml", "nc", "5", "2"]),
+    "S06 names with a gap": ("train val preview", gap_in_names, ["tiny.yaml", "names", "1-4"]),
+    "S07 val nowhere": ("train val preview", val_nowhere, ["{root}/tiny/images/nowhere", "val"]),
+    "S08 train nowhere": ("train preview", train_nowhere, ["{root}/tiny/images/nowhere", "train"]),
+    "S09 download script": (
+        "train val preview",
+        download_script,
+        ["{root}/tiny/images/nowhere", "scripts are off", "run it"],
+    ),
     "S09 download shell": ("train val", download_shell, ["{root}/tiny/images/nowhere", "scripts are off", "run it"]),
     "S13 class 7 of two": ("train val", class_seven_in_val, ["labels/val/1.txt", "line 3", "7", "0-1"]),
-    "S15 no labels": ("train", empty_labels, ["no label", "train"]),
-    "R4 tagged object": ("train val", tagged_object, ["tiny.yaml", "line 5"]),
-    "R8 key given twice": ("train val", key_twice, ["tiny.yaml", "names", "twice"]),
-    "R7 most images bad": ("train", most_images_bad, ["5 of 8"]),
-    "R7 a class lost": ("train", one_class_lost, ["class 1: 4", "train/1.txt", "line 1"]),
+    "S13 class 7 of two, training set": (
+        "train preview",
+        class_seven_in_train,
+        ["labels/train/1.txt", "line 3", "7", "0-1"],
+    ),
+    "S15 no labels": ("train preview", empty_labels, ["no label", "train"]),
+    "R4 tagged object": ("train val preview", tagged_object, ["tiny.yaml", "line 5"]),
+    "R8 key given twice": ("train val preview", key_twice, ["tiny.yaml", "names", "twice"]),
+    "R7 most images bad": ("train preview", most_images_bad, ["5 of 8"]),
+    "R7 a class lost": ("train preview", one_class_lost, ["class 1: 4", "train/1.txt", "line 1"]),
 }
 
 
@@ -136,6 +150,12 @@ def test_bad_data_is_refused(bench: Bench, command: str, case: str) -> None:
         ("detect", ["--source", "nowhere"], ["nowhere"]),
         ("detect", ["--classes", "7"], ["classes", "7", "0 to 1"]),
         ("detect", ["--weights", "nowhere.pt"], ["nowhere.pt"]),
+        ("preview", ["--count", "0"], ["--count", "0", "1 to 100"]),
+        ("preview", ["--imgsz", "-1"], ["--imgsz", "-1", "32 to 4096"]),
+        ("preview", ["--index", "99"], ["--index", "99", "0 to 7"]),
+        ("preview", ["--out", "x.gif"], ["--out", "x.gif", ".png"]),
+        ("preview", ["--data", "nowhere.yaml"], ["nowhere.yaml"]),
+        ("preview", ["--hyp", "nowhere.yaml"], ["nowhere.yaml"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].startswith("--") else "",
 )
@@ -145,16 +165,59 @@ def test_bad_options_are_refused(bench: Bench, command: str, more: list[str], wo
     check_refused(bench.run(command, *more), before, bench, words)
 
 
-def test_s02_unknown_hyp_key(bench: Bench) -> None:
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_s02_unknown_hyp_key(bench: Bench, command: str) -> None:
     more = bench.hyp({"lr_0": "0.01"})
     before = bench.inputs()
-    check_refused(bench.run("train", *more), before, bench, ["h.yaml", "'lr_0'", "'lr0'"])
+    check_refused(bench.run(command, *more), before, bench, ["h.yaml", "'lr_0'", "'lr0'"])
 
 
-def test_s03_missing_hyp_key(bench: Bench) -> None:
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_s03_missing_hyp_key(bench: Bench, command: str) -> None:
     more = bench.hyp({}, without=("lrf",))
     before = bench.inputs()
-    check_refused(bench.run("train", *more), before, bench, ["h.yaml", "lrf missing"])
+    check_refused(bench.run(command, *more), before, bench, ["h.yaml", "lrf missing"])
+
+
+SOURCES_REFUSED: dict[str, tuple[str, bytes, list[str]]] = {
+    "no such file": ("nowhere.jpg", b"", ["{root}/nowhere.jpg does not exist"]),
+    "no such folder in a pattern": ("nowhere/*.jpg", b"", ["nowhere/*.jpg", "no image or video found"]),
+    "not a medium": ("tiny.yaml", b"", ["tiny.yaml", "no image or video found", "jpg"]),
+    "list with a missing entry": ("list.txt", b"tiny/images/val/0.png\ngone.png\n", ["list.txt, line 2", "gone.png"]),
+    "list that is no text": ("list.txt", b"\xff\xfe\0a", ["list.txt", "byte 0xff at 0 is not UTF-8"]),
+    "empty list": ("list.txt", b"\n", ["list.txt", "no image or video found"]),
+    "missing streams": ("gone.streams", b"", ["gone.streams does not exist"]),
+    "streams that are no text": ("cams.streams", b"\x80", ["cams.streams", "byte 0x80 at 0 is not UTF-8"]),
+    "empty streams": ("cams.streams", b" \n", ["cams.streams", "empty"]),
+    "webcam beyond numbers": ("9" * 30, b"", ["--source 9999", "0 to 2147483647"]),
+    "screen of no size": ("screen 1 2 0 4", b"", ["screen 1 2 0 4", "0 and 4", "from 1"]),
+    "screen of two numbers": ("screen 1 2", b"", ["screen 1 2", "screen N"]),
+    "name with a line break": ("a\nb.jpg", b"", ["a\\nb.jpg does not exist"]),
+    "name that is too long": ("a" * 5000 + ".jpg", b"", ["does not exist"]),
+}
+
+
+@pytest.mark.parametrize("case", SOURCES_REFUSED)
+def test_bad_sources_are_refused(bench: Bench, case: str) -> None:
+    source, content, words = SOURCES_REFUSED[case]
+    if content:
+        (bench.root / source).write_bytes(content)
+    before = bench.inputs()
+    outcome = bench.run("detect", "--source", source)
+    check_refused(outcome, before, bench, [word.format(root=bench.root) for word in words])
+
+
+@pytest.mark.parametrize("command", ["val", "detect"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_that_are_no_numbers_are_refused(bench: Bench, command: str, value: float) -> None:
+    """They would find nothing, with status 0."""
+    checkpoint = torch.load(bench.weights, weights_only=False)
+    model = checkpoint["ema"]
+    model.model[3].conv.weight.data[0, 0, 0, 0] = value
+    torch.save({"model": model}, bench.weights)
+    before = bench.inputs()
+    outcome = bench.run(command)
+    check_refused(outcome, before, bench, [str(bench.weights), "NaN or infinity", "model.3.conv", "finite"])
 
 
 # ---- done in spite of a fault, and said ------------------------------------------------------------------------------
@@ -183,7 +246,7 @@ ROWS_DONE: dict[str, tuple[Callable[[Bench, str], None], list[list[str]]]] = {
     "S10 nan": (bad_row("0 nan 0.5 0.1 0.1", 2, False), [["labels/{split}/2.txt", "line 1", "nan"], ["1 corrupt"]]),
     "S11 above 1": (
         bad_row("0 1.0001 0.5 0.1 0.1", 2, True),
-        [["labels/{split}/2.txt", "line 1", "1.0001"], ["1 corrupt"], ["lost", "class 0", "2"]],
+        [["labels/{split}/2.txt", "line 1", "1.0001"], ["1 corrupt"], ["boxes lost: class 0 (green): 2"]],
     ),
     "S12 class 1.7": (
         bad_row("1.7 0.5 0.5 0.1 0.1", 2, False),
@@ -201,14 +264,55 @@ SLOW_WITH_VAL = {"S12 class 1.7", "S14 no area", "S16 half a file"}  # the scan 
 @pytest.mark.parametrize(
     ("command", "case"),
     [("train", case) for case in ROWS_DONE]
+    + [("preview", case) for case in ROWS_DONE]
     + [pytest.param("val", c, marks=[pytest.mark.slow] if c in SLOW_WITH_VAL else []) for c in ROWS_DONE],
 )
 def test_bad_rows_and_images_are_left_out_and_named(bench: Bench, command: str, case: str) -> None:
     spoil, lines = ROWS_DONE[case]
-    spoil(bench, command)
+    split = "train" if command == "preview" else command
+    spoil(bench, split)
     before = bench.inputs()
     outcome = bench.run(command)
-    check_done(outcome, before, bench, *[[word.format(split=command) for word in words] for words in lines])
+    check_done(outcome, before, bench, *[[word.format(split=split) for word in words] for words in lines])
+
+
+def corrupt_content(image: Path) -> dict[str, bytes]:
+    """Return what can stand in place of an image: nothing, a web page, junk, a picture cut off."""
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(image)))[1].tobytes()
+    return {
+        "empty": b"",
+        "page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "junk": np.random.default_rng(0).bytes(500),
+        "cut": jpeg[: len(jpeg) * 2 // 3],
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "val", "detect", "preview"])
+def test_corrupt_images_are_named_by_every_command(bench: Bench, command: str) -> None:
+    """Half of the training images are lost, which is just allowed; what is left is used."""
+    contents = corrupt_content(bench.image(1))
+    for number, content in enumerate(contents.values()):
+        bench.image(number).write_bytes(content)
+    before = bench.inputs()
+    more = {"val": ["--task", "train"], "detect": ["--source", str(bench.image(0).parent)]}.get(command, [])
+    outcome = bench.run(command, *more)
+    named = [[f"images/train/{number}.png", "WARNING"] for number in range(4)]
+    total = ["4 of 8 inputs skipped"] if command == "detect" else ["4 images of 8 skipped"]
+    check_done(outcome, before, bench, *named, total)
+    reasons = ["0 bytes", "not an image", "not an image", "damaged JPEG"]
+    for (name, _), reason in zip(named, reasons, strict=True):
+        assert any(name in line and reason in line for line in outcome.stderr.splitlines()), (name, outcome.stderr)
+    if command == "detect":
+        assert sorted(p.name for p in (bench.root / "runs/exp").iterdir()) == ["4.png", "5.png", "6.png", "7.png"]
+
+
+@pytest.mark.parametrize("kind", ["empty", "page", "junk", "cut"])
+def test_detection_of_a_corrupt_image_alone_fails(bench: Bench, kind: str) -> None:
+    path = bench.root / "only.jpg"
+    path.write_bytes(corrupt_content(bench.image(1))[kind])
+    before = bench.inputs()
+    outcome = bench.run("detect", "--source", str(path), "--save-txt")
+    check_refused(outcome, before, bench, ["none of the 1 inputs", "only.jpg"], status=1)
 
 
 def test_s12_is_never_read_as_class_1(bench: Bench) -> None:
@@ -350,6 +454,36 @@ def test_s20_cut_last_checkpoint_with_resume(bench: Bench, other: str) -> None:
 
 
 # ---- as processes of their own: status, stderr, no traceback --------------------------------------------------------
+
+
+def take_write_permission(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def without_privileges() -> list[str]:
+    """Return what a command line begins with so that permissions hold for the superuser, too; or skip."""
+    if os.name != "posix":
+        pytest.skip("permissions of POSIX")
+    if os.getuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("the superuser may write everywhere, and setpriv is not here")
+    return ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("command", ["train", pytest.param("val", marks=pytest.mark.slow)])
+def test_data_that_cannot_be_written_to_is_used(bench: Bench, command: str) -> None:
+    """Nothing is written beside read-only data, which is said; the run goes on."""
+    start = without_privileges()
+    data = bench.root / "tiny"
+    take_write_permission(data)
+    before = {path: path.is_file() and path.read_bytes() for path in data.rglob("*")}
+    outcome = bench.run_apart(command, start=start)
+    assert outcome.status == 0, outcome.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in data.rglob("*")} == before
+    splits = 2 if command == "train" else 1
+    assert outcome.stderr.count("label cache not written (Permission denied)") == splits
 
 
 def test_s01_as_a_process(bench: Bench) -> None:

@@ -100,9 +100,7 @@ def aquarium(shared: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", [*LOSSES, *SAMPLING])
-def test_trains_without_unexplained_warnings_and_resumes_bit_for_bit(
-    case: str, aquarium: Path, tmp_path: Path
-) -> None:
+def test_trains_without_unexplained_warnings_and_resumes_bit_for_bit(case: str, aquarium: Path, tmp_path: Path) -> None:
     """SIGKILL strikes in the middle of the second epoch; the run goes on from the end of the first."""
     settings = {**LOSSES, **SAMPLING}[case]
     log = _train(tmp_path, "whole", settings, aquarium)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -237,6 +240,54 @@ def test_stale_and_foreign_cache_files_are_not_trusted(folder, caplog):
     np.testing.assert_array_equal(data.images.load(1), imread(folder / "1.png"))
     np.testing.assert_array_equal(data.images.load(2), before)
     assert not np.load(foreign).any()
+
+
+@pytest.mark.parametrize("where", ["pixel", "header", "cut"])
+def test_damaged_cache_files_give_way_to_their_images(folder, caplog, where):
+    files = build(folder, cache_images="disk").npy_files
+    data = bytearray(files[0].read_bytes())
+    if where == "cut":
+        del data[len(data) // 2 :]
+    else:
+        data[2000 if where == "pixel" else 7] ^= 1
+    files[0].write_bytes(data)
+    with caplog.at_level("WARNING", "yolov5"):
+        found = build(folder, cache_images="disk").images.load(0)
+    np.testing.assert_array_equal(found, imread(folder / "0.png"))
+    assert str(files[0]) in caplog.text
+
+
+def test_what_a_killed_process_left_of_its_caches_goes_away(folder):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    others = {"dead": int(ended.stdout), "own": os.getpid(), "alive": os.getppid()}
+    for kind, pid in others.items():
+        (folder / f".0.png.128v.npy.{pid}-{kind == 'own':d}.part").write_bytes(b"half")
+        (folder.parent / f".labels.cache.npz.{pid}-{kind == 'own':d}.part").write_bytes(b"half")
+    build(folder, cache_images="disk")
+    left = sorted(path.name for path in folder.parent.rglob("*.part"))
+    expected = [".0.png.128v.npy", ".labels.cache.npz"] if os.name == "posix" else []
+    assert left == [f"{name}.{os.getppid()}-0.part" for name in expected]
+
+
+def test_images_that_cannot_be_cached_on_disk_are_decoded(folder, caplog, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    with caplog.at_level("WARNING", "yolov5"):
+        data = build(folder, cache_images="disk")
+    np.testing.assert_array_equal(data.images.load(0), imread(folder / "0.png"))
+    assert "8 images are not cached" in caplog.text and "No space left" in caplog.text
+    assert not list(folder.glob("*.npy")) and not list(folder.glob(".*"))
+
+
+def test_a_jpeg_cut_off_during_a_run_is_an_error(tmp_path):
+    """Some OpenCV releases decode the part that is there."""
+    folder = make_set(tmp_path / "set", suffix=".jpg")
+    data = build(folder)
+    os.truncate(folder / "3.jpg", (folder / "3.jpg").stat().st_size * 3 // 4)
+    with pytest.raises(WorkError, match=r"3\.jpg"):
+        data.images.load(3)
 
 
 def test_pickled_cache_file_is_never_unpickled(folder):

@@ -10,16 +10,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import detect
 from models.backends import DetectMultiBackend
 from models.yolo import DetectionModel
+from tests.image_files import FORMATS, STORED, in_format
 from tests.test_sources import picture, video
+from utils.boxes import scale_boxes
 from utils.checkpoint import save_checkpoint
 from utils.detection import describe
 from utils.errors import InputError, WorkError, run_command
 from utils.nms import non_max_suppression
-from utils.outputs.detection_output import OutputOptions, output_stems, safe_name, text_line
+from utils.outputs.detection_output import DetectionWriter, OutputOptions, output_stems, safe_name, text_line
 from utils.sources import LoadImages, open_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,6 +162,82 @@ def test_output_stems():
     assert output_stems(["/d/a.jpg", "/d/a.jpg"]) == [Path("a"), Path("a")]
 
 
+def test_frames_of_a_video_and_images_keep_apart():
+    """Frame 3 of v.mp4 has the stem v_3, which is that of v_3.jpg."""
+    assert output_stems(["/d/v.mp4", "/d/v_3.jpg"]) == [Path("v.mp4"), Path("v_3")]
+    assert output_stems(["/d/v.jpg", "/d/v_3.jpg"]) == [Path("v"), Path("v_3")]
+    assert output_stems(["/d/v.mp4", "/d/v_3.avi"]) == [Path("v"), Path("v_3")]
+    assert output_stems(["/d/v.mp4", "/d/v.jpg", "/d/v_3.png"]) == [Path("v.mp4"), Path("v.jpg"), Path("v_3")]
+
+
+_media = st.builds(
+    lambda folders, stem, suffix: "/".join(["/d", *folders, f"{stem}.{suffix}"]),
+    st.lists(st.sampled_from(["a", "b", "A"]), max_size=2),
+    st.sampled_from(["x", "X", "x_1", "x_2", "x.jpg", "x.mp4", "x.jpg_1", "x~1", "a", "x.mp4_1"]),
+    st.sampled_from(["jpg", "png", "JPG", "mp4", "avi"]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_media, min_size=1, max_size=12))
+def test_no_two_inputs_have_one_text_file(paths):
+    """Not even on a file system that ignores case, and whatever frames a video has."""
+    stems = output_stems(paths)
+    assert len(stems) == len(paths)
+    owners = {}
+    for path, stem in zip(paths, stems, strict=True):
+        frames = [f"{stem}_{n}" for n in range(4)] if path.endswith(("mp4", "avi")) else [str(stem)]
+        for name in frames:
+            assert owners.setdefault(name.lower(), path) == path, (path, owners[name.lower()])
+        assert not stem.is_absolute() and ".." not in stem.parts
+
+
+def test_inputs_on_different_drives_keep_apart(monkeypatch):
+    def no_common_path(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("utils.outputs.stems.os.path.commonpath", no_common_path)
+    assert output_stems(["/c/x.jpg", "/d/x.jpg"]) == [Path("_/c/x"), Path("_/d/x")]
+
+
+def test_an_input_named_twice_is_read_once(run, tmp_path, caplog):
+    detect.LOGGER.propagate = True
+    image = picture(tmp_path / "in" / "x.jpg", (48, 64))
+    (tmp_path / "list.txt").write_text(f"{image}\n{tmp_path}/in\n{image}\n")
+    with caplog.at_level("WARNING", logger="yolov5"):
+        folder = run(tmp_path / "list.txt", save_txt=True)
+    assert len((folder / "labels/x.txt").read_text().splitlines()) == 3
+    assert "2 entries repeat a file" in caplog.text
+
+
+def test_predictions_that_are_no_numbers_are_named(run, tmp_path, caplog, monkeypatch):
+    """Sound weights can give NaN, in half precision for one: the image is named; when all are so, the run fails."""
+    detect.LOGGER.propagate = True
+    for name in ("a", "b"):
+        picture(tmp_path / "in" / f"{name}.jpg")
+    forward = DetectMultiBackend.forward
+    calls = []
+
+    def broken(self, im, augment=False):
+        calls.append(1)
+        output = forward(self, im, augment)
+        if len(calls) in sick:
+            (output[0] if isinstance(output, list) else output)[..., 7, 2] = float("nan")
+        return output
+
+    monkeypatch.setattr(DetectMultiBackend, "forward", broken)
+    monkeypatch.setattr("utils.nms._stated", set())
+    sick = {2}
+    with caplog.at_level("WARNING", logger="yolov5"):
+        run(tmp_path / "in", save_txt=True)
+    assert "1 of 2 images have predictions that are not finite numbers, the first is " in caplog.text
+    assert "b.jpg" in caplog.text and caplog.text.count("NMS: 1 of 1 images") == 1
+    calls.clear()
+    sick = {1, 2}
+    with pytest.raises(WorkError, match=r"2 of 2 images.*not finite numbers.*a\.jpg"):
+        run(tmp_path / "in")
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"), [("cat", "cat"), ("../x", ".._x"), ("..", "_"), ("", "_"), ("a/b\\c", "a_b_c")]
 )
@@ -287,6 +367,43 @@ def test_turned_photographs_give_the_boxes_of_upright_pixels(run, tmp_path, orie
     assert tagged == upright
 
 
+@pytest.mark.parametrize("orientation", [o if o in (1, 6) else pytest.param(o, marks=pytest.mark.slow) for o in STORED])
+def test_formats_and_orientations_give_the_boxes_of_upright_rgb_copies(shared, tmp_path, orientation):
+    """yolov5n.pt on a photograph in 12 formats, each under a wrong suffix: every box within half a pixel."""
+    photo = cv2.imread(str(shared / "datasets/coco128/images/train2017/000000000074.jpg"))
+    photo = cv2.resize(photo, (320, 213), interpolation=cv2.INTER_AREA)[..., ::-1]
+    (tmp_path / "in").mkdir()
+    for name in FORMATS:
+        data, upright = in_format(name, photo, orientation)
+        (tmp_path / "in" / f"{name}.tif").write_bytes(data)
+        cv2.imwrite(str(tmp_path / "in" / f"{name} upright.png"), upright[..., ::-1])
+    settings = {"imgsz": 320, "nosave": True, "device": "cpu", "project": tmp_path / "runs"}
+    boxes: dict[str, np.ndarray] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionWriter, "write", lambda self, item, found: boxes.update({item.path.stem: found.numpy()}))
+        patch.setattr("utils.detection.scale_boxes", lambda *args: _Unrounded(scale_boxes(*args)))
+        detect.run(weights=shared / "weights/yolov5n.pt", source=tmp_path / "in", **settings)
+    assert len(boxes) == 2 * len(FORMATS)
+    for name in FORMATS:
+        found, wanted = boxes[name], boxes[f"{name} upright"]
+        for these, those in ((found, wanted), (wanted, found)):
+            these = these[these[:, 4] > 0.3]  # one just above the threshold may be just below it in the other
+            far = np.abs(these[:, None, :4] - those[None, :, :4]).max(2) + 1000 * (
+                these[:, None, 5] != those[None, :, 5]
+            )
+            assert len(these) and far.min(1).max() <= 0.5, name
+
+
+class _Unrounded:
+    """Boxes in pixels that detection does not round."""
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def round(self):
+        return self.boxes
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -347,8 +464,6 @@ def test_reference_detections(shared, golden, tmp_path):
     facts, arrays = golden("yolov5n_pt")
     folder = shared / "datasets/coco128/images/train2017"
     model = DetectMultiBackend(shared / "weights/yolov5n.pt")
-    from utils.boxes import scale_boxes
-
     for name, image in facts["images"].items():
         wanted = arrays[f"{name}/nms/detect_original_pixels"]
         path = folder / image["image"]

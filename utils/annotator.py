@@ -13,6 +13,7 @@ import torch
 
 from utils.errors import WorkError
 from utils.plotting.fonts import drawable_names, drawable_text, load_font, name_table
+from utils.safe_write import write_new
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -264,8 +265,8 @@ def crop_box(xyxy: torch.Tensor, shape: Sequence[int], gain: float, pad: float, 
     return torch.minimum(corners.clamp(min=0), limits).tolist()
 
 
-def claim_file(file: Path) -> Path:
-    """Create and return the first free one of ``x.jpg``, ``x-2.jpg``, ``x-3.jpg`` ..., empty; never one that exists.
+def claim_file(file: Path, data: bytes = b"") -> Path:
+    """Write the first free one of ``x.jpg``, ``x-2.jpg``, ``x-3.jpg`` ... and return it; never one that exists.
 
     The search doubles its step, so that thousands of crops of one video stay fast.
     """
@@ -279,13 +280,9 @@ def claim_file(file: Path) -> Path:
     while free - taken > 1:
         middle = (taken + free) // 2
         taken, free = (middle, free) if numbered(middle).exists() else (taken, middle)
-    while True:
-        try:
-            numbered(free).open("xb").close()
-        except FileExistsError:
-            free += 1
-        else:
-            return numbered(free)
+    while not write_new(numbered(free), data):
+        free += 1
+    return numbered(free)
 
 
 def save_one_box(  # noqa: PLR0913 (inherited signature)
@@ -329,7 +326,7 @@ def save_one_box(  # noqa: PLR0913 (inherited signature)
         data = cv2.imencode(".jpg", np.ascontiguousarray(crop), settings)[1]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            claim_file(target).write_bytes(data.tobytes())
+            claim_file(target, data.tobytes())
         except OSError as error:
             raise WorkError(f"{target}: the crop cannot be written ({error.strerror})") from error
     return crop

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.errors import InputError, InputErrors, MissingFileError, WorkError
+from utils.errors import InputError, InputErrors, MissingFileError
 from utils.hyperparameter_table import nearest_name, plain_number
 from utils.yaml_files import parse_yaml, read_yaml, write_yaml
 
@@ -119,7 +119,7 @@ def _numbers_of(given: Mapping[Any, Any], names: Mapping[int, str], source: str)
 
 def _is_threshold(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and 0 <= value <= 1
+    return number and 0 <= value <= 1  # false for NaN
 
 
 def _listed(names: Mapping[int, str]) -> str:
@@ -194,7 +194,4 @@ def save_thresholds(path: str | Path, thresholds: Mapping[int, float], names: Ma
     comment = [f"Confidence threshold with the best F1 at IoU 0.5 of each class, for {OPTION}.", f"From {origin}"]
     if left_out:
         comment.append(f"Without a right detection, --conf-thres holds: {', '.join(left_out)}")
-    try:
-        write_yaml(path, {str(names[c]) if unique else c: t for c, t in found.items()}, comment=comment)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written ({error.strerror})") from error
+    write_yaml(path, {str(names[c]) if unique else c: t for c, t in found.items()}, comment=comment)

@@ -135,7 +135,7 @@ class LoadImagesAndLabels(Dataset):
         albums = build_albums(hyp, name_table(names), img_size) if augment else None
         self._accesses = 0
         required = augment if require_labels is None else require_labels
-        self._read_labels(path, None if single_cls else nc, required, prefix)
+        self._read_labels(path, None if single_cls else nc, required, prefix, name_table(names))
         if min_items:
             self._reorder(np.flatnonzero([len(rows) >= min_items for rows in self.labels]))
         if single_cls:
@@ -158,7 +158,9 @@ class LoadImagesAndLabels(Dataset):
 
     # Setting up --------------------------------------------------------------------------------------------------
 
-    def _read_labels(self, path: str | Sequence[str], nc: int | None, required: bool, prefix: str) -> None:
+    def _read_labels(
+        self, path: str | Sequence[str], nc: int | None, required: bool, prefix: str, names: dict[int, str] | None
+    ) -> None:
         """Find the images and read, or take from the label cache, what is known about them."""
         from utils.dataset_yaml import find_images
         from utils.labels import img2label_paths, scan_labels
@@ -169,7 +171,7 @@ class LoadImagesAndLabels(Dataset):
         label_files = img2label_paths(files)
         last = Path(path if isinstance(path, (str, Path)) else path[-1])
         cache_path = (last if last.is_file() else Path(label_files[0]).parent).with_suffix(".cache")
-        table = scan_labels(files, label_files, cache_path, prefix, nc, require_labels=required)
+        table = scan_labels(files, label_files, cache_path, prefix, nc, names=names, require_labels=required)
         self.labels = list(table.labels)
         self.segments = list(table.segments)
         self.shapes = np.asarray(table.shapes).reshape(-1, 2)

@@ -141,7 +141,7 @@ def _checked_facts(facts: dict[str, Any], source: str) -> dict[int, str]:
     problems = [f"{source}: key '{key}' is missing" for key in NEEDED_KEYS if facts.get(key) is None]
     for key in (key for key in (*SPLITS, "path") if facts.get(key) is not None):
         items = facts[key] if isinstance(facts[key], (list, tuple)) and key != "path" else [facts[key]]
-        if not items or not all(isinstance(item, (str, Path)) and str(item) for item in items):
+        if not items or not all(map(_is_path, items)):
             problems.append(
                 f"{source}: '{key}' is {facts[key]!r}, expected a path{'' if key == 'path' else ' or list of paths'}"
             )
@@ -156,6 +156,10 @@ def _checked_facts(facts: dict[str, Any], source: str) -> dict[int, str]:
     if problems:
         raise InputErrors(problems)
     return names
+
+
+def _is_path(item: Any) -> bool:  # noqa: ANN401
+    return isinstance(item, (str, Path)) and bool(str(item)) and "\0" not in str(item)
 
 
 def _source_complaints(facts: dict[str, Any], source: str) -> list[str]:

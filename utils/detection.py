@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from utils.boxes import scale_boxes
+from utils.errors import WorkError
 from utils.logs import LOGGER
-from utils.nms import non_max_suppression
+from utils.nms import non_max_suppression, unsound_images
 from utils.outputs.detection_output import FALLBACK_FPS, DetectionWriter, Item, output_stems
 
 
@@ -66,7 +68,7 @@ def feature_maps(model: Any, folder: Path) -> Iterator[None]:
 
 def predict(
     model: Any, im: np.ndarray, nms: Mapping[str, Any], augment: bool, features: Path | None, clock: Clock
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[int]]:
     """Return the detections of a prepared image or batch.
 
     Args:
@@ -78,7 +80,8 @@ def predict(
         clock: measures.
 
     Returns:
-        Per image (n, 6) xyxy in pixels of ``im``, confidence, class.
+        Per image (n, 6) xyxy in pixels of ``im``, confidence, class; and the numbers of the images for which the model
+        gave boxes that are no finite numbers.
     """
     with clock.measure(0):
         x = torch.from_numpy(im).to(model.device)
@@ -87,7 +90,7 @@ def predict(
     with clock.measure(1), feature_maps(model, features) if features else contextlib.nullcontext():
         predictions = model(x, augment=augment)
     with clock.measure(2):
-        return non_max_suppression(predictions, **nms)
+        return non_max_suppression(predictions, **nms), unsound_images(predictions)
 
 
 def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
@@ -99,16 +102,22 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
     features: Path | None,
     clock: Clock,
 ) -> int:
-    """Go through a source, write each image's detections and log a line; return the number of images."""
+    """Go through a source, write each image's detections and log a line; return the number of images.
+
+    Raises:
+        WorkError: the model gave no finite numbers for any image.
+    """
     names = [str(x) for x in getattr(dataset, "files", None) or getattr(dataset, "sources", None) or ["0"]]
     stems = output_stems(names)
     by_path = dict(zip(names, stems, strict=True))
-    seen = 0
+    seen, unsound = 0, Counter[str]()
     non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no image's time holds that
     for path, im, im0s, cap, text in dataset:
         is_batch = isinstance(im0s, list)
         folder = features / by_path.get(str(path), stems[0]) if features else None
-        found = predict(model, im, nms, augment, folder, clock)
+        found, without_numbers = predict(model, im, nms, augment, folder, clock)
+        for i in without_numbers:
+            unsound[str(path[i] if is_batch else path)] += 1
         for i, detections in enumerate(found):
             one, original = (path[i], im0s[i]) if is_batch else (path, im0s)
             stem = stems[i] if is_batch else by_path.get(str(one), Path(str(one)))
@@ -119,7 +128,20 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
             LOGGER.info(f"{line}{describe(detections, model.names)}{clock.last[1]:.1f}ms")
             seen += 1
             if writer.options.view and not show(item, drawn):
-                return seen
+                return _counted(seen, unsound)
+    return _counted(seen, unsound)
+
+
+def _counted(seen: int, unsound: Counter[str]) -> int:
+    """Return the number of images after telling those whose predictions were no numbers."""
+    total = unsound.total()
+    if total:
+        text = (
+            f"{total} of {seen} images have predictions that are not finite numbers, the first is {next(iter(unsound))}"
+        )
+        if total == seen:
+            raise WorkError(f"{text}: the weights or the precision (--half) do not suit")
+        LOGGER.warning(f"WARNING {text}: boxes of theirs are missing")
     return seen
 
 

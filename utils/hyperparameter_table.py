@@ -106,7 +106,7 @@ class Setting:
 
     def accepts_number(self, value: object) -> bool:
         """Return whether ``value`` is a finite number in range; booleans are not numbers."""
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not is_finite(value):
             return False
         if self.whole and value != int(value):
             return False
@@ -212,6 +212,14 @@ def plain_number(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, Mapping):
         return {k: plain_number(v) for k, v in value.items()}
     return value
+
+
+def is_finite(value: Real) -> bool:
+    """Return whether a number is finite and not beyond what a float holds."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def nearest_name(name: object, known: Iterable[object]) -> str | None:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.image_headers import read_header, sniff
+from utils.data.image_headers import read_header
 from utils.data.label_cache import cache_file, fingerprint, joint_digest, label_digest, load_cache, save_cache
 from utils.data.label_files import LabelFile, Problem, parse_labels, read_label_file
 from utils.data.label_table import CheckedImage, LabelTable, ScanReport, build_table
-from utils.errors import InputError
-from utils.images import IMG_FORMATS, decode
+from utils.errors import InputError, printable
+from utils.images import check_jpeg_end, decode, read_image_file
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 MIN_SIDE = 10  # pixels; smaller images are left out
+MAX_CLASSES = 1 << 24  # float32, in which labels are kept, tells whole numbers apart up to here
 FEW_IMAGES = 64  # up to so many a thread pool costs more than it saves
 MAX_LISTED = 1000  # problems written to the log one by one
 _NO_LABELS = np.zeros((0, 5), np.float32)
@@ -131,7 +132,7 @@ def check_image(im_file: str, lb_file: str) -> CheckedImage:
     kept = image_ok and parsed.usable
     lost = parsed.lost
     if not image_ok:
-        lost = lost + Counter(parsed.labels[:, 0].astype(int).tolist())
+        lost = lost + Counter(map(int, parsed.labels[:, 0].tolist()))
     problems = image_problems + parsed.problems
     return CheckedImage(parsed.labels, parsed.segments, shape, kept, state, label_digest(data), problems, lost)
 
@@ -139,35 +140,18 @@ def check_image(im_file: str, lb_file: str) -> CheckedImage:
 def _check_pixels(im_file: str) -> tuple[tuple[int, int], list[Problem], bool]:
     """Decode an image once; return its upright (width, height), problems, and whether it can be used."""
     try:
-        with open(im_file, "rb") as stream:
-            data = stream.read()
-        kind = sniff(data[:16])
-        if data and not kind:
-            raise ValueError(f"its content is none of {', '.join(IMG_FORMATS)}")
-        problems = _check_jpeg_end(im_file, data) if kind == "JPEG" else []
+        data = read_image_file(im_file)
         header = read_header(io.BytesIO(data))
-        im = decode(data, reduce=8 if kind == "JPEG" else 1)
-        shape = header.upright_size if kind == "JPEG" else (im.shape[1], im.shape[0])
+        is_jpeg = header.kind == "JPEG"
+        note = check_jpeg_end(data) if is_jpeg else ""
+        im = decode(data, reduce=8 if is_jpeg else 1)
+        shape = header.upright_size if is_jpeg else (im.shape[1], im.shape[0])
         if min(shape) < MIN_SIDE:
             raise ValueError(f"{shape[0]} x {shape[1]} pixels, at least {MIN_SIDE} x {MIN_SIDE} are needed")
-    except (OSError, ValueError, MemoryError) as error:
-        reason = (error.strerror or error) if isinstance(error, OSError) else error
+    except (ValueError, MemoryError) as error:
+        reason = str(error).removeprefix(f"{im_file}: ") or "out of memory"
         return (0, 0), [Problem(im_file, 0, f"image left out: {reason}")], False
-    return shape, problems, True
-
-
-def _check_jpeg_end(im_file: str, data: bytes) -> list[Problem]:
-    """Tell a JPEG with bytes after its end (a note) from one that is cut off (ValueError)."""
-    if data.endswith(b"\xff\xd9"):
-        return []
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as img:
-            img.load()
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet in damaged data
-        raise ValueError(f"damaged JPEG ({' '.join(str(error).split())})") from None
-    return [Problem(im_file, 0, "JPEG without end marker at its end; it decodes and is used as it is")]
+    return shape, [Problem(im_file, 0, note)] if note else [], True
 
 
 def _scan(
@@ -183,10 +167,22 @@ def _scan(
             checked.append(item)
             bar.update()
     table = build_table(im_files, label_files, checked)
+    table.report.problems += _shared_label_files(im_files, label_files, checked)
     if cache_path and state:
         digest = joint_digest([item.label_digest for item in checked])
         save_cache(cache_path, table, np.array([item.kept for item in checked], bool), state, digest)
     return table
+
+
+def _shared_label_files(im_files: list[str], label_files: list[str], checked: list[CheckedImage]) -> list[Problem]:
+    """Note images that have one label file between them (x.jpg beside x.png): both train on its boxes."""
+    first: dict[str, str] = {}
+    notes = []
+    for im_file, label_file, item in zip(im_files, label_files, checked, strict=True):
+        other = first.setdefault(label_file, im_file) if item.label_state != "missing" else im_file
+        if other != im_file:
+            notes.append(Problem(im_file, 0, f"shares the label file {printable(label_file)} with {printable(other)}"))
+    return notes
 
 
 def _map(
@@ -217,8 +213,7 @@ def _log_report(report: ScanReport, prefix: str, source: str, names: dict[int, s
 
 def _refuse_class_ids(table: LabelTable, nc: int | None) -> None:
     """Raise for the first class id of nc or more, by reading its label file once more for the line."""
-    if nc is None:
-        return
+    nc = MAX_CLASSES if nc is None else nc
     wrong = np.flatnonzero(table.boxes[:, 0] >= nc)
     if not len(wrong):
         return

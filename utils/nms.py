@@ -48,8 +48,9 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
 ) -> list[torch.Tensor]:
     """Return each image's detections, most confident first: (n, 6 + nm) x1, y1, x2, y2, conf, class, mask columns.
 
-    A row whose box is not finite is dropped. At most MAX_NMS candidates of an image, its most confident ones, are
-    looked at; the log says once when an image has more. No other limit exists: a slow machine gives the same result.
+    A row whose box is not finite is dropped, said once. At most MAX_NMS candidates of an image, its most confident
+    ones, are looked at; the log says once when an image has more. No other limit exists: a slow machine gives the same
+    result.
 
     Args:
         prediction: (batch, rows, 5 + nc + nm) centre x, y, w, h, objectness, class scores, mask columns; or a sequence
@@ -82,6 +83,7 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
         conf_thres = float(class_thres.min())
     options = _Options(conf_thres, class_thres, iou_thres, wanted, agnostic, multi_label and nc > 1, max_det, nc)
 
+    _state_unsound_rows(prediction)
     chosen = prediction[..., 4] > conf_thres
     output: list[torch.Tensor] = []
     for first, last in _groups(chosen.sum(1).tolist()):
@@ -188,6 +190,23 @@ def _suppress(candidates: torch.Tensor, options: _Options) -> torch.Tensor:
         if len(kept) >= options.max_det or size >= len(candidates):
             return candidates[kept[: options.max_det]]
         size *= 4
+
+
+def unsound_images(prediction: torch.Tensor | Sequence[torch.Tensor]) -> list[int]:
+    """Return the numbers of the images that have a row whose box or objectness is no finite number."""
+    prediction = prediction if isinstance(prediction, torch.Tensor) else prediction[0]
+    sums = prediction[..., :5].sum((1, 2), dtype=torch.float32)  # as finite as all of its terms, and quickly had
+    return (~sums.isfinite()).nonzero()[:, 0].tolist()
+
+
+def _state_unsound_rows(prediction: torch.Tensor) -> None:
+    """Log, once a process, that a model gave boxes that are no numbers."""
+    if "unsound" not in _stated and (images := unsound_images(prediction)):
+        _stated.add("unsound")
+        LOGGER.warning(
+            f"WARNING NMS: {len(images)} of {len(prediction)} images have predictions that are not finite numbers, "
+            "which are dropped: the weights or the precision do not suit (said once)"
+        )
 
 
 def _state_once(count: int) -> None:

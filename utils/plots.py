@@ -27,6 +27,7 @@ from utils.plotting.run_plots import (
     plot_results,
     plot_val_study,
 )
+from utils.safe_write import make_whole
 
 __all__ = (
     "LOGGER",
@@ -239,7 +240,7 @@ def feature_visualization(
         axes.imshow(feature)
     LOGGER.info("Saving %s... (%d/%d)", path, count, len(maps))
     save_figure(figure, path, 150)
-    np.save(path.with_suffix(".npy"), maps)
+    make_whole(path.with_suffix(".npy"), lambda part: np.save(part, maps))
 
 
 def imshow_cls(  # noqa: PLR0913 (inherited signature)

@@ -8,6 +8,7 @@ the beginning of the log line.
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,11 +23,12 @@ from utils.data.live_sources import (
     LoadScreenshots,
     LoadStreams,
     is_webcam,
+    read_lines,
     screen_area,
     stream_names,
     to_network,
 )
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, printable
 from utils.images import IMG_FORMATS, VID_FORMATS, ImageError, imread
 from utils.logs import LOGGER
 
@@ -55,7 +57,7 @@ def source_kind(source: str) -> str:
     is_url = source.lower().startswith(URL_STARTS)
     if is_webcam(source) or source.endswith(".streams") or (is_url and not is_media_url(source)):
         return "streams"
-    if SCREEN.fullmatch(source) or (source.lower().startswith("screen") and not Path(source).exists()):
+    if SCREEN.fullmatch(source) or (source.lower().startswith("screen") and not os.path.exists(source)):
         return "screen"
     return "files"
 
@@ -73,11 +75,14 @@ def list_media(path: str | Path | Sequence[str | Path]) -> tuple[list[str], list
     """
     if isinstance(path, (list, tuple)):
         entries = [(str(p), "") for p in sorted(map(str, path))]
-    elif _suffix(path) == "txt" and Path(path).is_file():
+    elif _suffix(path) == "txt" and os.path.isfile(path):
         entries = _list_entries(Path(path))
     else:
         entries = [(str(path), "")]
-    files = [file for entry, origin in entries for file in _expand(entry, origin)]
+    named = [file for entry, origin in entries for file in _expand(entry, origin)]
+    files = list(dict.fromkeys(named))
+    if len(files) < len(named):
+        LOGGER.warning(f"WARNING {path}: {len(named) - len(files)} entries repeat a file, each file is read once")
     images = [file for file in files if _suffix(file) in IMG_FORMATS]
     videos = [file for file in files if _suffix(file) in VID_FORMATS]
     if not images and not videos:
@@ -91,13 +96,13 @@ def list_media(path: str | Path | Sequence[str | Path]) -> tuple[list[str], list
 def _list_entries(path: Path) -> list[tuple[str, str]]:
     """Return (entry, 'file, line n: ') of a text file's lines; an entry may also lie beside the text file."""
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         entry = line.strip()
         if not entry:
             continue
-        beside = path.parent / entry
-        if "*" not in entry and not Path(entry).exists() and beside.exists():
-            entry = str(beside)
+        beside = os.path.join(path.parent, entry)
+        if "*" not in entry and not os.path.exists(entry) and os.path.exists(beside):
+            entry = beside
         entries.append((entry, f"{path}, line {number}: "))
     return sorted(entries)
 
@@ -106,10 +111,13 @@ def _expand(entry: str, origin: str) -> list[str]:
     """Return the absolute paths of the files that one entry names."""
     path = os.path.abspath(entry)
     if os.path.isdir(path):
-        return sorted(file.path for file in os.scandir(path) if file.is_file())
+        try:
+            return sorted(file.path for file in os.scandir(path) if file.is_file())
+        except OSError as error:
+            raise InputError(f"{origin}{path}: the folder cannot be read ({error.strerror})") from None
     if os.path.isfile(path):
         return [path]
-    if "*" in path:
+    if "*" in path and "\0" not in path:
         return sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     raise MissingFileError(f"{origin}{path} does not exist")
 
@@ -188,9 +196,9 @@ class LoadImages:
         self.count += 1
         self.mode = "image"
         try:
-            im0 = imread(path)
+            im0 = imread(path, whole=True)
             im = self._prepare(im0)
-        except (ImageError, cv2.error) as error:
+        except (ImageError, cv2.error, MemoryError) as error:
             self._skip(path, error)
             return None
         return path, im, im0, None, f"image {self.count}/{self.nf} {path}: "
@@ -219,7 +227,8 @@ class LoadImages:
         """Open a video; frames count from 1 once read."""
         self.frame = 0
         self.cap = cv2.VideoCapture(path)
-        self.frames = max(int(self.cap.get(cv2.CAP_PROP_FRAME_COUNT) / self.vid_stride), 0)
+        frames = self.cap.get(cv2.CAP_PROP_FRAME_COUNT) / self.vid_stride
+        self.frames = max(int(frames), 0) if math.isfinite(frames) else 0
         self.orientation = int(self.cap.get(cv2.CAP_PROP_ORIENTATION_META))
 
     def _end_video(self, path: str) -> None:
@@ -232,9 +241,9 @@ class LoadImages:
         self.count += 1
 
     def _skip(self, path: str, error: object) -> None:
-        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        reason = " ".join(str(error).removeprefix(f"{path}: ").split()) or "out of memory"
         self.problems.append((path, reason))
-        LOGGER.warning(f"WARNING skipped: {path}: {reason}")
+        LOGGER.warning(f"WARNING skipped: {printable(path)}: {reason}")
 
     def _cv2_rotate(self, im: np.ndarray) -> np.ndarray:
         """Turn a frame upright by the video's orientation tag, for OpenCV builds that do not do so themselves."""

@@ -81,7 +81,7 @@ class ImageStore:
         if self.fast and file.lower().endswith(_JPEG):
             part = next((k for k in (8, 4, 2) if ratio * k <= 1), 1)
         try:
-            im = imread(file, reduce=part)
+            im = imread(file, reduce=part, whole=True)
         except (ValueError, OSError, cv2.error) as error:
             text = " ".join(str(error).split())
             raise WorkError(text if text.startswith(file) else f"{file}: {text}") from None

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 UNREADABLE_CLASS = -1  # key of lost rows whose class could not be read
+MAX_LABEL_BYTES = 32 << 20  # of one file: about half a million boxes
 _BOX_FIELDS = ("class", "centre x", "centre y", "width", "height")
 
 
@@ -24,7 +25,8 @@ class Problem(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: {self.text}" if self.line else f"{self.file}: {self.text}"
+        file = printable(self.file)
+        return f"{file}, line {self.line}: {self.text}" if self.line else f"{file}: {self.text}"
 
 
 @dataclass
@@ -74,6 +76,8 @@ def read_label_file(path: str | Path, nc: int | None = None) -> LabelFile:
 
 def parse_labels(data: bytes, source: str, nc: int | None = None) -> LabelFile:
     """Parse the bytes of a label file; as ``read_label_file``."""
+    if len(data) > MAX_LABEL_BYTES:
+        return _unusable([Problem(source, 0, f"{len(data)} bytes, at most {MAX_LABEL_BYTES} are read")], [])
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -84,7 +88,8 @@ def parse_labels(data: bytes, source: str, nc: int | None = None) -> LabelFile:
         return LabelFile(np.zeros((0, 5), np.float32))
     rows = [line.split() for line in lines]
     try:
-        labels, segments = _convert(rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is refused below
+            labels, segments = _convert(rows)
     except (ValueError, IndexError):
         labels, segments = None, []
     if labels is None or not _is_valid(labels):
@@ -196,8 +201,9 @@ def _complaint(values: list[str], polygons: bool) -> str:
     if not (np.isfinite(numbers[0]) and numbers[0] >= 0 and numbers[0] == np.floor(numbers[0])):
         return f"class {_short(values[0])} is not a whole number of at least 0"
     if not polygons:
-        return next(filter(None, map(_box_complaint, _BOX_FIELDS[1:], numbers[1:], values[1:])), "")
-    box = _convert([values])[0][0, 1:]
+        return next(filter(None, map(_box_complaint, _BOX_FIELDS[1:], numbers[1:], map(_short, values[1:]))), "")
+    with np.errstate(over="ignore", invalid="ignore"):
+        box = _convert([values])[0][0, 1:]
     return next(
         (f"polygon's {text}" for text in map(_box_complaint, _BOX_FIELDS[1:], box, (f"{v:g}" for v in box)) if text), ""
     )
@@ -205,9 +211,11 @@ def _complaint(values: list[str], polygons: bool) -> str:
 
 def _box_complaint(name: str, value: float, shown: object) -> str:
     """Return what is wrong with one normalised coordinate, compared as float32 like the labels themselves."""
-    if not np.float32(value) >= 0:
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    if not single >= 0:
         return f"{name} {shown} is not a number of at least 0"
-    if not np.float32(value) <= 1:
+    if not single <= 1:
         return f"{name} {shown} is above 1 (values are fractions of the image's size)"
     return ""
 
@@ -229,5 +237,5 @@ def _number(text: str) -> float | None:
 
 def _short(text: str, limit: int = 40) -> str:
     """Return text fit for a one-line message."""
-    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    text = printable(text)
     return text if len(text) <= limit else f"{text[:limit]}..."

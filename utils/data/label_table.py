@@ -109,8 +109,8 @@ class LabelTable:
 
     def class_counts(self) -> Counter[int]:
         """Return the number of boxes per class id."""
-        values, counts = np.unique(self.boxes[:, 0].astype(np.int64), return_counts=True)
-        return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        values, counts = np.unique(self.boxes[:, 0], return_counts=True)
+        return Counter(dict(zip(map(int, values.tolist()), counts.tolist(), strict=True)))
 
 
 def build_table(im_files: list[str], label_files: list[str], checked: list[CheckedImage]) -> LabelTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from utils.logs import LOGGER
 
 COLUMNS = ("image", "row", "weight")
 MAX_PROBLEMS = 20
+MAX_DIGITS = 9  # of a row's number
 
 
 class LabelWeight(NamedTuple):
@@ -35,7 +37,7 @@ def find_label_weights(path: str, folder: Path | None = None) -> Path:
     """
     places = [Path(path), *([folder / path] if folder is not None else [])]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):
             return place
     raise MissingFileError(f"label_weights: {path}: no such file; looked for {', '.join(map(str, places))}")
 
@@ -46,19 +48,14 @@ def read_label_weights(path: Path) -> list[LabelWeight]:
     Further columns are left alone.
 
     Raises:
-        InputErrors: no such columns; or values that are no numbers or out of range, all of them.
+        InputErrors: no such columns, or one of them twice; or values that are no numbers or out of range, all of them.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True)
             header = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = header
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
-                shown = ",".join(header)[:80]
-                raise InputErrors(
-                    [f"{path}: its header {shown!r} lacks {', '.join(missing)}; expected are {','.join(COLUMNS)}"]
-                )
+            _check_header(path, header)
             lines = [(reader.line_num, fields) for fields in reader]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputErrors([f"{path}: cannot be read as a CSV file in UTF-8: {error}"]) from None
@@ -68,6 +65,16 @@ def read_label_weights(path: Path) -> list[LabelWeight]:
         (problems if isinstance(parsed, str) else found).append(parsed)
     _refuse(path, problems)
     return found
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    shown, expected = ",".join(header)[:80], ",".join(COLUMNS)
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise InputErrors([f"{path}: its header {shown!r} lacks {', '.join(missing)}; expected are {expected}"])
+    repeated = [name for name in COLUMNS if header.count(name) > 1]
+    if repeated:
+        raise InputErrors([f"{path}: its header {shown!r} has {', '.join(repeated)} twice; expected are {expected}"])
 
 
 def join_label_weights(
@@ -131,14 +138,14 @@ def _parse(number: int, fields: dict[str, str]) -> LabelWeight | str:
     texts = {name: (fields.get(name) or "").strip() for name in COLUMNS}
     if not texts["image"]:
         return f"line {number}: no image"
-    if not texts["row"].isdecimal():
-        return f"line {number}: row {texts['row']!r} is not a whole number of at least 0"
+    if not texts["row"].isdecimal() or len(texts["row"]) > MAX_DIGITS:
+        return f"line {number}: row {texts['row'][:40]!r} is not a whole number of at least 0"
     try:
         weight = float(texts["weight"])
     except ValueError:
         weight = math.nan
     if not 0 <= weight <= 1:
-        return f"line {number}: weight {texts['weight']!r} is not a number from 0 to 1"
+        return f"line {number}: weight {texts['weight'][:40]!r} is not a number from 0 to 1"
     return LabelWeight(number, texts["image"], int(texts["row"]), weight)
 
 
@@ -159,12 +166,19 @@ def _by_name(im_files: Sequence[str]) -> dict[str, list[int]]:
 def _ends_with(file: str, end: str) -> bool:
     """Whether the last parts of a path are those of ``end``."""
     parts, last = PurePath(file).parts, PurePath(end).parts
-    return parts[-len(last) :] == last or Path(file).resolve() == Path(end).resolve()
+    return parts[-len(last) :] == last or os.path.abspath(file) == os.path.abspath(end) or _is_same_file(file, end)
+
+
+def _is_same_file(file: str, other: str) -> bool:
+    try:
+        return os.path.samefile(file, other)
+    except (OSError, ValueError):  # one is not there, or is no path at all
+        return False
 
 
 def _places(label_file: str, count: int) -> list[int]:
     """Return the place among ``count`` cleaned labels of each row of a label file, -1 for a row that was dropped."""
-    if not Path(label_file).is_file():
+    if not os.path.isfile(label_file):
         return []
     places = read_label_file(label_file).places
     return list(range(count)) if places is None else places.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -14,14 +15,15 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, WorkError
 from utils.logs import LOGGER
 
 Size = int | Sequence[int]
 Frame = tuple[str, np.ndarray, np.ndarray, Any, str]
 Batch = tuple[list[str], np.ndarray, list[np.ndarray], None, str]
 
-SCREEN = re.compile(r"screen(\s+\d+)*\s*", re.IGNORECASE)
+SCREEN = re.compile(r"screen(\s+\d{1,9})*\s*", re.IGNORECASE)
+MAX_WEBCAM = 2**31 - 1  # as OpenCV numbers them
 SCREEN_FORMS = "screen, screen N, screen LEFT TOP WIDTH HEIGHT, screen N LEFT TOP WIDTH HEIGHT"
 YOUTUBE_HOSTS = {"www.youtube.com", "youtube.com", "m.youtube.com", "youtu.be"}
 DEFAULT_FPS = 30
@@ -95,8 +97,11 @@ class LoadStreams:
 
     def _open(self, i: int, name: str) -> tuple[cv2.VideoCapture, str | int]:
         """Open a stream and read its first frame."""
-        address: str | int = int(name) if is_webcam(name) else _stream_address(name)
-        capture = cv2.VideoCapture(address)
+        address = _webcam_number(name) if is_webcam(name) else _stream_address(name)
+        try:
+            capture = cv2.VideoCapture(address)
+        except (cv2.error, TypeError, ValueError, SystemError) as error:  # a name that OpenCV cannot even take
+            raise InputError(f"{name}: this stream cannot be opened ({' '.join(str(error).split())})") from None
         ok, im = capture.read() if capture.isOpened() else (False, None)
         if not ok:
             capture.release()
@@ -165,19 +170,47 @@ def stream_names(sources: str | Path) -> list[str]:
         InputError: an empty one.
     """
     path = Path(sources)
-    if not path.is_file():
+    if not os.path.isfile(path):
         if path.suffix == ".streams":
             raise MissingFileError(f"{sources} does not exist; expected a file with one stream per line")
+        if is_webcam(str(sources)):
+            _webcam_number(str(sources))
         return [str(sources)]
-    names = path.read_text(encoding="utf-8-sig").split()
+    names = [name for line in read_lines(path) for name in line.split()]
     if not names:
         raise InputError(f"{sources}: the file is empty, expected one stream per line")
     return names
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a list of sources.
+
+    Raises:
+        InputError: it cannot be read, or not as UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise InputError(f"{path}: {byte} is not UTF-8 text; expected one source per line") from None
+
+
+def _webcam_number(name: str) -> int:
+    number = int(name) if len(name) <= 20 else MAX_WEBCAM + 1
+    if number > MAX_WEBCAM:
+        raise InputError(f"--source {name[:40]}: webcams have numbers from 0 to {MAX_WEBCAM}")
+    return number
+
+
 def _stream_address(name: str) -> str:
     """Return what OpenCV can open; a YouTube page's video address is found by an extra package."""
-    if urlparse(name).hostname not in YOUTUBE_HOSTS:
+    try:
+        host = urlparse(name).hostname
+    except ValueError as error:
+        raise InputError(f"{name}: this stream's address cannot be read ({error})") from None
+    if host not in YOUTUBE_HOSTS:
         return name
     try:
         import yt_dlp
@@ -199,6 +232,8 @@ def screen_area(source: str) -> tuple[int, tuple[int, int, int, int] | None]:
     numbers = [int(word) for word in words]
     screen = numbers[0] if len(numbers) in {1, 5} else 0
     area = tuple(numbers[-4:]) if len(numbers) >= 4 else None
+    if area and 0 in area[2:]:
+        raise InputError(f"--source {source}: width and height are {area[2]} and {area[3]}, allowed are numbers from 1")
     return screen, area
 
 
@@ -242,7 +277,11 @@ class LoadScreenshots:
 
     def __next__(self) -> Frame:
         """Grab the screen once."""
-        im0 = np.ascontiguousarray(np.asarray(self.sct.grab(self.monitor))[:, :, :3])
+        try:
+            grab = self.sct.grab(self.monitor)
+        except Exception as error:  # mss raises its own and the window system's errors
+            raise WorkError(f"--source screen: the screen cannot be grabbed ({' '.join(str(error).split())})") from None
+        im0 = np.ascontiguousarray(np.asarray(grab)[:, :, :3])
         text = f"screen {self.screen} (LTWH): {self.left},{self.top},{self.width},{self.height}: "
         self.frame += 1
         if self.transforms:

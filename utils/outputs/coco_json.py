@@ -17,6 +17,7 @@ from utils.confusion import to_array
 from utils.errors import WorkError
 from utils.eval_batch import BatchResult
 from utils.logs import LOGGER
+from utils.safe_write import write_whole
 
 
 def image_id(path: str | Path) -> int | str:
@@ -105,8 +106,13 @@ class CocoJson:
             WorkError: the file cannot be written.
         """
         LOGGER.info(f"Saving {len(self.results)} detections to {path}...")
+        shared = len(self.paths) - len({image_id(image) for image in self.paths})
+        if shared:
+            LOGGER.warning(
+                f"WARNING {path}: {shared} images have the id (the stem) of another: their results mix there"
+            )
         try:
-            path.write_text(json.dumps(self.results))
+            write_whole(path, json.dumps(self.results))
         except OSError as error:
             raise WorkError(f"{path}: cannot be written ({error.strerror})") from error
 

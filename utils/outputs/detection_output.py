@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,30 +18,13 @@ from utils.boxes import xyxy2xywh
 from utils.errors import WorkError
 from utils.images import imwrite
 from utils.logs import LOGGER
+from utils.outputs.stems import output_stems
+from utils.safe_write import part_beside
+
+__all__ = ["DetectionWriter", "Item", "OutputOptions", "output_stems", "safe_name", "text_line"]
 
 CSV_COLUMNS = ("Image Name", "Prediction", "Confidence")
 FALLBACK_FPS = 30
-
-
-def output_stems(paths: Sequence[str]) -> list[Path]:
-    """Return, for each input, the path below the run folder that its results are named after, without a suffix.
-
-    That is the input's stem. Inputs that share a stem keep their folders relative to the one they have in common, and
-    their suffixes where even that is not enough, so that no result overwrites another's.
-    """
-    files = [Path(os.path.abspath(path)) for path in paths]
-    shared = [stem for stem, n in Counter(file.stem for file in dict.fromkeys(files)).items() if n > 1]
-    stems = {file: Path(file.stem) for file in files}
-    for stem in shared:
-        group = [file for file in dict.fromkeys(files) if file.stem == stem]
-        top = os.path.commonpath([file.parent for file in group])
-        placed = {file: file.parent.relative_to(top) for file in group}
-        per_folder = Counter(placed.values())
-        for file, folder in placed.items():
-            stems[file] = folder / (file.name if per_folder[folder] > 1 else stem)
-    if shared:
-        LOGGER.info(f"Inputs with one name ({', '.join(shared[:5])}): results are kept apart by folder or suffix")
-    return [stems[file] for file in files]
 
 
 def safe_name(name: str) -> str:
@@ -116,7 +98,7 @@ class DetectionWriter:
         self.names = names
         self.options = options
         self.text_files: set[Path] = set()
-        self._videos: dict[Path, cv2.VideoWriter] = {}
+        self._videos: dict[Path, tuple[Path, cv2.VideoWriter]] = {}  # the file to be, the file being written
         if options.txt:
             (folder / "labels").mkdir(parents=True, exist_ok=True)
 
@@ -215,15 +197,17 @@ class DetectionWriter:
             target.parent.mkdir(parents=True, exist_ok=True)
             height, width = drawn.shape[:2]
             fourcc = cv2.VideoWriter_fourcc(*"mp4v")
-            writer = cv2.VideoWriter(str(target), fourcc, item.fps or FALLBACK_FPS, (width, height))
+            part = part_beside(target, target.suffix)  # an mp4 cannot be played until it is closed
+            writer = cv2.VideoWriter(str(part), fourcc, item.fps or FALLBACK_FPS, (width, height))
             if not writer.isOpened():
                 raise WorkError(f"{target}: the video cannot be written (OpenCV found no mp4v encoder, or no space)")
-            self._videos[target] = writer
-        return self._videos[target]
+            self._videos[target] = part, writer
+        return self._videos[target][1]
 
     def _close_videos(self) -> None:
-        for writer in self._videos.values():
+        for target, (part, writer) in self._videos.items():
             writer.release()
+            os.replace(part, target)
         self._videos.clear()
 
 

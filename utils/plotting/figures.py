@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from utils.errors import WorkError
 from utils.plotting.fonts import default_font, drawable_names, find_font, is_right_to_left, say_once
+from utils.safe_write import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,13 +39,9 @@ def write_file(path: str | Path, data: bytes) -> None:
     Raises:
         WorkError: the folder is read-only, missing or full.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        write_whole(path, data)
     except OSError as error:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
         raise WorkError(f"{path}: the picture cannot be written ({error.strerror})") from error
 
 
