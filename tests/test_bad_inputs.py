@@ -315,6 +315,13 @@ def test_detection_of_a_corrupt_image_alone_fails(bench: Bench, kind: str) -> No
     check_refused(outcome, before, bench, ["none of the 1 inputs", "only.jpg"], status=1)
 
 
+def test_validation_without_any_object_is_done_and_undefined(bench: Bench) -> None:
+    for number in range(4):
+        bench.label(number, "val").write_text("")
+    before = bench.inputs()
+    check_done(bench.run("val"), before, bench, ["4 backgrounds"], ["no labelled object", "undefined"])
+
+
 def test_s12_is_never_read_as_class_1(bench: Bench) -> None:
     from utils.dataset import LoadImagesAndLabels
 

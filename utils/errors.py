@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 
 BAD_INPUT_STATUS = 2
 FAILED_WORK_STATUS = 1
+INTERRUPTED_STATUS = 130
 TRACEBACK_VARIABLE = "YOLOV5_TRACEBACK"
 
 
@@ -56,10 +59,16 @@ def run_command(main: Callable[[], object]) -> None:
     """Call ``main`` and end the process as the project promises for every command.
 
     An InputError or WorkError becomes its message on stderr and its exit status, without a traceback unless the
-    environment variable YOLOV5_TRACEBACK is set. Anything else is a defect and keeps its traceback.
+    environment variable YOLOV5_TRACEBACK is set. An interrupt from the keyboard becomes status 130, and changes nothing
+    once the work is done. Anything else is a defect and keeps its traceback.
     """
     try:
         main()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        print("stopped: by SIGINT", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
     except (InputError, WorkError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

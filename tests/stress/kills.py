@@ -284,7 +284,8 @@ def _term(  # noqa: PLR0917
             process.popen.send_signal(kind)
     code = process.wait(60)
     seconds = time.monotonic() - sent
-    problems = _check_signalled(code, seconds, kind, twice, early)
+    complete = stage == "closing" and last.exists() and is_finished(last)  # too late to stop anything
+    problems = _check_signalled(code, seconds, kind, twice, {-kind} if early else {0} if complete else set())
     done, lost = process.steps_done() or 0, 0
     if not last.exists():
         lost = done
@@ -298,8 +299,8 @@ def _term(  # noqa: PLR0917
     return Row(cells, [f"{name} ({label}, {what} at {stage}): {text}" for text in problems], Counter([stage]))
 
 
-def _check_signalled(code: int, seconds: float, kind: signal.Signals, twice: bool, early: bool) -> list[str]:
-    allowed = {CODES[kind]} | ({-kind} if early else set())
+def _check_signalled(code: int, seconds: float, kind: signal.Signals, twice: bool, also: set[int]) -> list[str]:
+    allowed = {CODES[kind]} | also
     problems = [] if code in allowed else [f"exit {code}, expected {CODES[kind]}"]
     limit = AT_ONCE if twice else EXIT_LIMIT
     return problems + [f"{seconds:.1f} s to the end, allowed {limit:g}"] * (seconds > limit)

@@ -116,11 +116,11 @@ class StopSignals:
             self._exchange.wait()
             self._exchange, self._found = None, int(self._flag)
 
-    def check(self, *_: Any) -> None:
+    def check(self, *_: Any, message: str = "") -> None:
         """Raise when a signal came, between two pieces of work that can be done again.
 
         Raises:
             Interrupted: a signal came.
         """
         if self.number:
-            raise Interrupted(self.number)
+            raise Interrupted(self.number, f"by {signal.Signals(self.number).name}{message}")

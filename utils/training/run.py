@@ -376,9 +376,11 @@ class Run:
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             results = self._validate_best()
+        closing = f" while the run was being closed; go on with: python train.py --resume {self.last}"
+        self.signals.check(message=closing)
         if not self.opt.noplots:
             self._final_pictures()
-        self.signals.check()
+        self.signals.check(message=closing)  # from here on the end is a moment away
         for path in (self.best, self.last):
             if path.exists():
                 strip_optimizer(path)
