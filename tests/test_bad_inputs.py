@@ -115,7 +115,7 @@ DATA_REFUSED: dict[str, DataCase] = {
     "R4 tagged object": ("train val preview", tagged_object, ["tiny.yaml", "line 5"]),
     "R8 key given twice": ("train val preview", key_twice, ["tiny.yaml", "names", "twice"]),
     "R7 most images bad": ("train preview", most_images_bad, ["5 of 8"]),
-    "R7 a class lost": ("train preview", one_class_lost, ["class 1: 4", "train/1.txt", "line 1"]),
+    "R7 a class lost": ("train preview", one_class_lost, ["class 1 (blue): 4", "train/1.txt", "line 1"]),
 }
 
 
