@@ -113,7 +113,7 @@ def test_the_cap_takes_the_best_and_is_said_once(monkeypatch, caplog) -> None:
     assert [len(d) for d in detections] == [5, 5]
     scores = (prediction[0, :, 4] * prediction[0, :, 5]).sort(descending=True)[0]
     np.testing.assert_allclose(detections[0][:, 4], scores[:5])
-    assert len([r for r in caplog.records if "NMS" in r.message]) == 1
+    assert len({id(r) for r in caplog.records if "NMS" in r.message}) == 1  # a record may be caught by two handlers
 
 
 @pytest.mark.parametrize("change", [{"conf_thres": 1.5}, {"iou_thres": -0.1}, {"max_det": 0}, {"conf_thres": np.nan}])

@@ -107,6 +107,14 @@ def test_any_yaml_is_read_or_refused(tmp_path: Path, content: str | bytes) -> No
     assert data is None or isinstance(data, dict)
 
 
+@pytest.mark.parametrize("value", ["!!set {a, b}", "!!binary aGk=", "!!timestamp 2024-01-01", "!!omap [a: 1]"])
+def test_tags_of_other_types_are_refused(tmp_path: Path, value: str) -> None:
+    """A set, bytes or a date would reach places that take text and numbers alone."""
+    (tmp_path / "a.yaml").write_text(f"a: 1\nb: {value}\n")
+    with pytest.raises(InputError, match=r"a\.yaml, line 2: not valid YAML: could not determine a constructor"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 @many
 @given(st.dictionaries(
     st.sampled_from(["train", "val", "test", "path", "nc", "names", "download", "converter", "sha256", "x"]), values,

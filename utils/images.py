@@ -173,7 +173,7 @@ def imwrite(filename: str | Path, img: np.ndarray) -> bool:
     try:
         ok, data = cv2.imencode(Path(filename).suffix, img)
         if ok:
-            write_whole(filename, data.tobytes())
+            write_whole(filename, data.data)  # not a copy of it: pictures may be large
     except (cv2.error, OSError):
         return False
     return bool(ok)

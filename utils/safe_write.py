@@ -13,7 +13,9 @@ _LONGEST_PART = 40  # last characters of a name that its temporary file repeats:
 _numbers = itertools.count()
 
 
-def write_whole(path: str | Path, data: bytes | str, *, durable: bool = False, temporary: Path | None = None) -> None:
+def write_whole(
+    path: str | Path, data: bytes | memoryview | str, *, durable: bool = False, temporary: Path | None = None
+) -> None:
     """Write a file so that at every moment its name holds the old content or all of the new one.
 
     The data goes to a temporary file in the same folder, which then takes the name in one step. What a link points to

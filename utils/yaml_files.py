@@ -16,6 +16,7 @@ MAX_BYTES = 1024 * 1024  # of a file; the names of 40 000 classes fit
 MAX_EXPANDED = MAX_BYTES  # characters with every alias written out, as a log of the settings would show them
 MAX_NUMBER = 400  # characters; sums of minutes and seconds (1:30:59) take time with the square of their length
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
+_OTHER_TYPES = ("binary", "omap", "pairs", "set", "timestamp")  # tags of YAML's own that give no plain data
 _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -26,6 +27,10 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+for _type in _OTHER_TYPES:
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_type}", yaml.SafeLoader.construct_undefined)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

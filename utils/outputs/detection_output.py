@@ -114,7 +114,7 @@ class DetectionWriter:
         """Write one image's detections.
 
         Args:
-            item: the image.
+            item: the image; boxes are drawn into its own pixels, unless it is a frame.
             detections: (n, 6) xyxy in whole pixels of the image, confidence, class; the most confident first.
 
         Returns:
@@ -124,11 +124,11 @@ class DetectionWriter:
         if len(rows):
             self._write_text(item, rows)
             self._write_csv(item, rows)
+        if self.options.crop:
+            self._write_crops(item, rows)
         drawn = item.image
         if self.options.images or self.options.view:
             drawn = self._draw(item, rows)
-        if self.options.crop:
-            self._write_crops(item, rows)
         if self.options.images:
             self._write_picture(item, drawn)
         return drawn
@@ -156,7 +156,8 @@ class DetectionWriter:
 
     def _draw(self, item: Item, rows: Tensor) -> np.ndarray:
         options = self.options
-        annotator = Annotator(item.image.copy(), line_width=options.line_thickness, example=self.names)
+        image = item.image if item.frame is None else item.image.copy()  # a stream may give a frame once more
+        annotator = Annotator(image, line_width=options.line_thickness, example=self.names)
         for *xyxy, conf, cls in rows.tolist():
             name = self.names[int(cls)]
             label = "" if options.hide_labels else name if options.hide_conf else f"{name} {conf:.2f}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 from utils.errors import InputError
 
+PATIENCE = 3.0  # seconds that a killed run's youngest children may take to let go
 _BUSY = {errno.EAGAIN, errno.EACCES}
 _held: dict[Path, int] = {}
 
@@ -28,15 +30,21 @@ def hold_folder(folder: str | Path) -> None:
     except ImportError:
         return
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in _BUSY:
-            raise InputError(
-                f"{folder}: another run is at work in this folder; wait for its end, or choose another --name"
-            ) from None
-        return
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno in _BUSY and time.monotonic() < end:
+                time.sleep(PATIENCE / 30)
+                continue
+            os.close(descriptor)
+            if error.errno in _BUSY:
+                raise InputError(
+                    f"{folder}: another run is at work in this folder; wait for its end, or choose another --name"
+                ) from None
+            return
     _held[folder] = descriptor
 
 
