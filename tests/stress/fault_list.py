@@ -102,7 +102,7 @@ def _disk() -> list[Case]:
             "files limited to 1 MB",
             "RLIMIT_FSIZE",
             (1,),
-            ("last.pt", "cannot be written"),
+            ("cannot be written", "File too large"),
             lambda _: [{"do": "fsize", "bytes": 1_000_000}],
         ),
     ]
