@@ -167,7 +167,7 @@ def _check_after_kill(
 
 def undisturbed(bench: Bench, chosen: dict[str, Variant]) -> None:
     """Run each variant once to its end, unless that was done before; ``bench.wholes`` holds them."""
-    for name in chosen.keys() - bench.wholes.keys():
+    for name in [name for name in chosen if name not in bench.wholes]:
         bench.wholes[name] = bench.whole(f"whole {name}".replace(" ", "-"), *chosen[name])
         print(f"undisturbed, {name}: {bench.wholes[name].seconds:.1f} s", flush=True)
 
