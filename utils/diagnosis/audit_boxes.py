@@ -13,6 +13,7 @@ from utils.diagnosis.audit_rows import LabelRows
 from utils.diagnosis.data import paired_iou
 
 TOLERANCE = 1e-3  # of the image's side: what rounding in other tools does
+LEFT_OUT = "training leaves the image out"
 TINY = 2.0  # pixels
 MAX_ASPECT = 20.0
 MAX_AREA = 0.95
@@ -113,10 +114,13 @@ def _over(labelled: Labelled) -> np.ndarray:
 
 def _coordinates(labelled: Labelled) -> list[Finding]:
     over = _over(labelled)
+    numbers = labelled.rows.values[:, 1:]
+    refused = ((numbers < 0) | (numbers > 1)).any(1)  # a polygon's are those of the box around it
 
     def text(r: int) -> str:
         low, high = labelled.rows.span[r]
-        return f"coordinate {low if low < 0 else high:.6g} is outside 0 to 1: training leaves the image out"
+        then = LEFT_OUT if refused[r] else "training takes the box around the polygon as it is"
+        return f"coordinate {low if low < 0 else high:.6g} is outside 0 to 1: {then}"
 
     rounding = (over > 0) & (over <= TOLERANCE)
     return [

@@ -163,7 +163,7 @@ def _number_input(name: str, title: str) -> Markup:
 def _dialog() -> Markup:
     buttons = [
         tag("button", "← previous", type="button", value="previous"), tag("span", id="place", class_="soft"),
-        tag("button", "next →", type="button", value="next", autofocus=True),
+        tag("button", "next →", type="button", value="next"),
         tag("button", "Close", type="button", value="close"),
     ]  # fmt: skip
     inner = join([tag("figure", class_="large"), tag("div", *buttons, class_="row")])

@@ -106,7 +106,10 @@
     const copy = crop.querySelector(".pic").cloneNode(true);
     view.querySelector("figure").replaceChildren(copy, crop.querySelector("figcaption").cloneNode(true));
     document.getElementById("place").textContent = `${seen.place + 1} of ${seen.items.length}`;
-    if (!view.open) view.showModal();
+    if (!view.open) {
+      view.showModal();
+      view.querySelector("[value=next]").focus();
+    }
   };
   const enlarge = (crop) => {
     seen = { items: grid.contains(crop) ? shown : all("figure.crop", crop.parentNode), place: 0 };
