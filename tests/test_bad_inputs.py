@@ -207,16 +207,16 @@ def test_bad_sources_are_refused(bench: Bench, case: str) -> None:
     check_refused(outcome, before, bench, [word.format(root=bench.root) for word in words])
 
 
-@pytest.mark.parametrize("command", ["val", "detect"])
+@pytest.mark.parametrize("command", ["train", "val", "detect"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
 def test_weights_that_are_no_numbers_are_refused(bench: Bench, command: str, value: float) -> None:
-    """They would find nothing, with status 0."""
+    """They would find nothing, with status 0; training would give up after some steps."""
     checkpoint = torch.load(bench.weights, weights_only=False)
     model = checkpoint["ema"]
     model.model[3].conv.weight.data[0, 0, 0, 0] = value
     torch.save({"model": model}, bench.weights)
     before = bench.inputs()
-    outcome = bench.run(command)
+    outcome = bench.run(command, *(["--weights", str(bench.weights)] if command == "train" else []))
     check_refused(outcome, before, bench, [str(bench.weights), "NaN or infinity", "model.3.conv", "finite"])
 
 

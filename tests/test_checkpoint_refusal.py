@@ -132,3 +132,11 @@ def test_claimed_sizes_beyond_the_file(tmp_path: Path) -> None:
     path.write_bytes(huge)
     with pytest.raises(InputError, match="claims"):
         ck.load_checkpoint(path)
+
+
+def test_a_layer_that_contradicts_its_settings(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.model[0].conv.kernel_size = ("6", 6)
+    torch.save({"model": model}, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=r"odd.pt: damaged: its network cannot be prepared: empty\(\)"):
+        ck.load_model(tmp_path / "odd.pt")

@@ -177,8 +177,18 @@ def load_model(
         network = _network_from_state(Path(path), network, checkpoint, cfg)
     if not isinstance(network, nn.Module):
         raise InputError(f"{path}: holds no network; expected one under the key ema or model")
-    network = network.to(device or "cpu").float().requires_grad_(False).eval()
-    return network.fuse().eval() if fuse and hasattr(network, "fuse") else network
+    return _ready_for_inference(Path(path), network, device or "cpu", fuse)
+
+
+def _ready_for_inference(path: Path, network: nn.Module, device: torch.device | str, fuse: bool) -> nn.Module:
+    """Return the network on its device; one whose layers do not fit their own settings is damaged."""
+    try:
+        network = network.to(device).float().requires_grad_(False).eval()
+        return network.fuse().eval() if fuse and hasattr(network, "fuse") else network
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged: its network cannot be prepared: {reason_of(error)}") from error
 
 
 def _network_from_state(
