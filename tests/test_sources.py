@@ -87,6 +87,11 @@ def test_patterns(folder):
     assert sorted(names(list_media(f"{folder}/**/*.*"))) == ["a.PNG", "b.jpg", "c.jpg", "clip.mp4", "d.bmp"]
 
 
+def test_endless_patterns_are_refused(folder):
+    with pytest.raises(InputError, match="a pattern of [0-9]+ characters; allowed are 4096"):
+        LoadImages(str(folder) + "/**" * 2000 + "/*.png")
+
+
 def test_list_file_takes_files_and_folders_also_relative_to_itself(folder, monkeypatch):
     text = folder / "list.txt"
     text.write_text(f"{folder}/b.jpg\n\nsub\nwith space.png\n")

@@ -36,6 +36,7 @@ Size = int | Sequence[int]
 Frame = tuple[str, np.ndarray, np.ndarray, Any, str]
 
 URL_STARTS = ("rtsp://", "rtmp://", "http://", "https://")
+MAX_PATTERN = 4096  # characters, the longest path of Linux; glob descends once for each **
 
 
 def _suffix(path: str | Path) -> str:
@@ -118,6 +119,8 @@ def _expand(entry: str, origin: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if "*" in path and "\0" not in path:
+        if len(path) > MAX_PATTERN:
+            raise InputError(f"{origin}{path[:60]}...: a pattern of {len(path)} characters; allowed are {MAX_PATTERN}")
         return sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     raise MissingFileError(f"{origin}{path} does not exist")
 
@@ -274,13 +277,19 @@ def check_source(source: str) -> str:
     return source
 
 
-def open_source(
-    source: str, img_size: Size, stride: int, auto: bool, vid_stride: int
+def open_source(  # noqa: PLR0913, PLR0917  (arguments of LoadImages)
+    source: str,
+    img_size: Size,
+    stride: int,
+    auto: bool,
+    vid_stride: int,
+    transforms: Callable[[np.ndarray], Any] | None = None,
 ) -> LoadImages | LoadStreams | LoadScreenshots:
     """Return the loader for a source that ``check_source`` accepted; arguments as in LoadImages."""
     kind = source_kind(source)
+    common = {"img_size": img_size, "stride": stride, "auto": auto, "transforms": transforms}
     if kind == "streams":
-        return LoadStreams(source, img_size=img_size, stride=stride, auto=auto, vid_stride=vid_stride)
+        return LoadStreams(source, **common, vid_stride=vid_stride)
     if kind == "screen":
-        return LoadScreenshots(source, img_size=img_size, stride=stride, auto=auto)
-    return LoadImages(source, img_size=img_size, stride=stride, auto=auto, vid_stride=vid_stride)
+        return LoadScreenshots(source, **common)
+    return LoadImages(source, **common, vid_stride=vid_stride)
