@@ -1,8 +1,7 @@
-"""One interface to a detection model, whatever file format holds it."""
+"""One interface to a model, whatever file format holds it. The formats themselves are in models/backend_formats/."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,48 +11,46 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.experimental import attempt_load
+from models.backend_formats.base import Request, as_outputs
 from models.yolo import Detect
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError
+from utils.exporting.formats import BY_KEY, Format, format_of
+from utils.exporting.formats import FORMATS as TABLE
 from utils.logs import LOGGER
 from utils.yaml_files import read_yaml
 
-# Attribute of DetectMultiBackend -> how the files of that format end, in the order of YOLOv5's export formats.
-FORMATS: dict[str, str] = {
-    "pt": ".pt",
-    "jit": ".torchscript",
-    "onnx": ".onnx",
-    "xml": "_openvino_model",
-    "engine": ".engine",
-    "coreml": ".mlpackage",
-    "saved_model": "_saved_model",
-    "pb": ".pb",
-    "tflite": ".tflite",
-    "edgetpu": "_edgetpu.tflite",
-    "tfjs": "_web_model",
-    "paddle": "_paddle_model",
+# Attribute of DetectMultiBackend -> how the files of that format end, of YOLOv5's formats and in its order.
+FORMATS: dict[str, str] = {row.key: row.suffix for row in TABLE if row.of_yolov5}
+# Last layer of a network -> its task as files tell it, and in words.
+KINDS = {
+    "Detect": ("detect", "detection"),
+    "Segment": ("segment", "segmentation"),
+    "Classify": ("classify", "classification"),
 }
-AVAILABLE = ("pt", "jit")
 LEAST_STRIDE = 32
 UNNAMED_CLASSES = 999  # names for a file that tells none
 
 
 class DetectMultiBackend(nn.Module):
-    """A model for inference from a checkpoint (.pt, several make an ensemble) or a TorchScript file.
+    """A model for inference from a file of any format.
 
     Args:
-        weights: the file, or a list of checkpoints.
-        device: where to run.
-        dnn: part of YOLOv5's signature; ONNX files are not available here.
+        weights: the file or folder, or a list of checkpoints, which make an ensemble.
+        device: where to run; formats that know no CUDA run on the CPU.
+        dnn: run an ONNX file with OpenCV's DNN module.
         data: data set YAML, for class names that the file does not tell.
-        fp16: half precision; taken back where the device is not CUDA.
-        fuse: merge batch norms into convolutions.
+        fp16: half precision; taken back where the device is not CUDA or the format decides by itself.
+        fuse: merge batch norms into convolutions (checkpoints).
 
     Attributes:
         names: class id -> name.
         stride: image sides must be multiples of it.
+        task: detect, segment or classify where the file tells, else ''.
+        nms: the file suppresses by itself; ``forward`` still returns (b, n, 5 + nc + masks), a row per detection.
+        batch_size: images that the file takes at a time, 0 for any number; ``forward`` takes any number of all.
+        facts: all that the file tells about itself.
         fp16, device, model, and one bool per format: pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite,
-        edgetpu, tfjs, paddle, triton.
+        edgetpu, tfjs, paddle, ncnn, triton.
 
     Raises:
         InputError: the file cannot be read, its format is not available, or a weight is not a finite number.
@@ -72,42 +69,26 @@ class DetectMultiBackend(nn.Module):
         files = [weights] if isinstance(weights, (str, Path)) else list(weights)
         if not files:
             raise InputError("weights: an empty list found, expected at least one file")
-        self.device = torch.device(device)
-        self.fp16 = bool(fp16) and self.device.type == "cuda"
-        self.nhwc = False
-        for name, is_it in zip((*FORMATS, "triton"), self._model_type(files[0]), strict=True):
-            setattr(self, name, is_it)
-        if not (self.pt or self.jit):
-            raise InputError(f"weights {files[0]}: this format is not available in this version; {_allowed()}")
-        if dnn:
+        row = _known_format(files[0])
+        for known in TABLE:
+            setattr(self, known.key, known is row)
+        self.triton = row is None
+        if row is None:
+            raise InputError(f"weights {files[0]}: servers are not available in this version; {_allowed()}")
+        if dnn and not self.onnx:
             LOGGER.warning(f"WARNING --dnn has no effect on {files[0]}: OpenCV's DNN module runs .onnx files")
-        if self.pt:
-            self._load_checkpoints(files, fuse)
-        else:
-            self._load_torchscript(Path(files[0]), data)
-        self.model.half() if self.fp16 else self.model.float()
-        _require_finite(self.model, files)
-
-    def _load_checkpoints(self, files: list[str | Path], fuse: bool) -> None:
-        others = [file for file in files if not self._model_type(file)[0]]
-        if others:
-            raise InputError(f"weights {others[0]}: an ensemble is made of checkpoints; allowed are .pt files")
-        self.model = attempt_load(files if len(files) > 1 else files[0], self.device, inplace=True, fuse=fuse)
-        self.stride = max(int(self.model.stride.max()), LEAST_STRIDE)
-        self.names = self.model.names
-
-    def _load_torchscript(self, file: Path, data: str | Path | None) -> None:
-        if not file.is_file():
-            raise MissingFileError(f"weights {file}: no such file; expected a TorchScript file")
-        LOGGER.info(f"Loading {file} for TorchScript inference...")
-        extra = {"config.txt": ""}
-        try:
-            self.model = torch.jit.load(str(file), _extra_files=extra, map_location=self.device)
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"weights {file}: truncated or not a TorchScript file") from error
-        facts = _metadata(file, extra["config.txt"])
-        self.stride = max(int(facts.get("stride", LEAST_STRIDE)), LEAST_STRIDE)
-        self.names = _class_names(facts.get("names"), data)
+        if not (self.pt or self.triton):
+            LOGGER.info(f"Loading {files[0]} for {row.title} inference...")
+        request = Request(torch.device(device), bool(fp16), bool(dnn) and self.onnx, fuse)
+        self._backend = row.load_backend()(files, request)
+        self.model, self.facts, self.device = self._backend.model, self._backend.facts, self._backend.device
+        self.fp16, self.nhwc = self._backend.half_inputs, False
+        self.stride = max(_whole(self.facts.get("stride"), LEAST_STRIDE), LEAST_STRIDE)
+        self.names = self.facts["names"] if self.pt else _class_names(self.facts.get("names"), data)
+        self.task, self.nms = str(self.facts.get("task", "")), bool(self.facts.get("nms"))
+        self.batch_size = self._backend.shape[0]
+        if self.nms:
+            _state_limits(files[0], self.facts)
 
     def forward(self, im: Tensor, augment: bool = False) -> Tensor | list[Tensor]:
         """Run the model.
@@ -117,14 +98,53 @@ class DetectMultiBackend(nn.Module):
             augment: test-time augmentation (checkpoints only).
 
         Returns:
-            (b, n, 5 + nc) decoded predictions in pixels, or a list that begins with them where there are more outputs.
+            (b, n, 5 + nc + masks) decoded predictions in pixels, or a list that begins with them where there are more
+            outputs.
+
+        Raises:
+            InputError: the file is made for images of another size.
         """
         if self.fp16 and im.dtype != torch.float16:
             im = im.half()
-        y = self.model(im, augment=augment) if augment and self.pt else self.model(im)
-        if isinstance(y, (list, tuple)):
-            return self.from_numpy(y[0]) if len(y) == 1 else [self.from_numpy(x) for x in y]
-        return self.from_numpy(y)
+        if self.pt:
+            y = self.model(im, augment=augment) if augment else self.model(im)
+        else:
+            self._require_shape(im.shape)
+            y = self._in_batches(im.to(self.device))
+        if not isinstance(y, (list, tuple)):
+            return self.from_numpy(y)
+        outputs = [self.from_numpy(x) for x in y]
+        if self.nms:
+            outputs[0] = as_predictions(outputs[0], len(self.names))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _in_batches(self, im: Tensor) -> list[Tensor]:
+        """Run images in groups of the size that the file takes, the last one filled up with empty images."""
+        size = self._backend.shape[0] or len(im)
+        if size == len(im):
+            return self._run(im)
+        parts = []
+        for start in range(0, len(im), size):
+            group = im[start : start + size]
+            filled = torch.cat((group, group.new_zeros((size - len(group), *group.shape[1:]))))
+            parts.append([x[: len(group)] for x in self._run(filled)])
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _run(self, im: Tensor) -> list[Tensor]:
+        """Run one batch as the file takes it; a float16 file gives float32 unless its images are float16 too."""
+        outputs = [self.from_numpy(x) for x in as_outputs(self._backend.run(im))]
+        return [x.float() if x.dtype == torch.float16 and not self.fp16 else x for x in outputs]
+
+    def _require_shape(self, shape: Sequence[int]) -> None:
+        """Refuse images of a size that the file was not made for."""
+        wanted = self._backend.shape[2:]
+        if any(side and side != given for side, given in zip(wanted, shape[2:], strict=True)):
+            height, width = wanted
+            size = f"{height}" if height == width else f"{height} {width}"
+            raise InputError(
+                f"weights {self._backend.path}: made for images of {height}x{width}, {shape[2]}x{shape[3]} found; "
+                f"pass --imgsz {size}, or export with --dynamic"
+            )
 
     def from_numpy(self, x: Any) -> Any:
         """Return an array as a tensor on the model's device; anything else unchanged."""
@@ -134,7 +154,11 @@ class DetectMultiBackend(nn.Module):
         """Run the model once on an empty image of ``imgsz`` (b, 3, h, w), so that the first real one is not slower.
 
         On the CPU there is nothing to warm up.
+
+        Raises:
+            InputError: the file is made for images of another size.
         """
+        self._require_shape(imgsz)
         if self.device.type == "cpu":
             return
         im = torch.zeros(*imgsz, dtype=torch.half if self.fp16 else torch.float, device=self.device)
@@ -148,14 +172,8 @@ class DetectMultiBackend(nn.Module):
         Raises:
             InputError: no known format.
         """
-        name = Path(str(p)).name
-        types = {key: name.endswith(end) if "." in end else end in name for key, end in FORMATS.items()}
-        types["tflite"] = types["tflite"] and not types["edgetpu"]
-        url = urlparse(str(p))
-        triton = not any(types.values()) and url.scheme in {"http", "https", "grpc"} and bool(url.netloc)
-        if not any(types.values()) and not triton:
-            raise InputError(f"weights {p}: unknown format; {_allowed()}")
-        return [*types.values(), triton]
+        row = _known_format(p)
+        return [*(known is row for known in TABLE if known.of_yolov5), row is None]
 
     @staticmethod
     def _load_metadata(f: str | Path = "path/to/meta.yaml") -> tuple[int | None, dict[int, str] | None]:
@@ -166,50 +184,81 @@ class DetectMultiBackend(nn.Module):
         return facts["stride"], facts["names"]
 
 
-def _require_finite(model: nn.Module, files: Sequence[str | Path]) -> None:
-    """Refuse weights with NaN or infinity: they detect nothing, or boxes that are no numbers."""
-    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    wrong = [name for name, value in state.items() if not value.isfinite().all()]
-    if wrong:
-        dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-        raise InputError(
-            f"weights {' '.join(map(str, files))}: {len(wrong)} of {len(state)} tensors hold NaN or infinity as "
-            f"{dtype}, the first is {wrong[0]}; allowed are finite numbers"
-        )
+def as_predictions(rows: Tensor, nc: int) -> Tensor:
+    """Return detections of a graph that suppresses as predictions that suppression leaves as they are.
+
+    Args:
+        rows: (b, n, 6 + masks) x1, y1, x2, y2, confidence, class, mask columns; empty rows have the confidence 0.
+        nc: classes.
+
+    Returns:
+        (b, n, 5 + nc + masks) centre, size, 1 or 0 in empty rows, the class's confidence and 0 for others, masks.
+    """
+    corners, confidence, label = rows[..., :4], rows[..., 4:5], rows[..., 5:6]
+    centre, size = (corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]
+    scores = (torch.arange(nc, device=rows.device) == label).to(rows.dtype) * confidence
+    return torch.cat((centre, size, (confidence > 0).to(rows.dtype), scores, rows[..., 6:]), -1)
 
 
 def require_detector(model: nn.Module, source: Any) -> None:
-    """Refuse networks whose output is not that of a detection head, such as those for masks or whole images.
+    """Refuse networks whose output is not that of a detection head; see ``require_head``."""
+    require_head(model, source, Detect)
+
+
+def require_head(model: nn.Module, source: Any, head: type[nn.Module]) -> None:
+    """Refuse networks for another task: for boxes, for masks or for whole images.
 
     Args:
-        model: a network, an ensemble or a DetectMultiBackend; of other formats than checkpoints the head is not known.
+        model: a network, an ensemble or a DetectMultiBackend; files of other formats tell their task, or it is unknown.
         source: the weights or model YAML, for the message.
+        head: the class that the last layer must have, of KINDS.
 
     Raises:
-        InputError: its last layer is not a Detect.
+        InputError: its last layer is another.
     """
-    model = model.model if isinstance(model, DetectMultiBackend) else model
+    task, kind = KINDS[head.__name__]
+    name = " ".join(map(str, source)) if isinstance(source, (list, tuple)) else source
+    if isinstance(model, DetectMultiBackend):
+        if model.task not in {"", task}:
+            raise InputError(f"{name}: made for the task {model.task}; allowed here are {kind} networks")
+        model = model.model
     for network in model if isinstance(model, nn.ModuleList) else [model]:
         layers = getattr(network, "model", None)
-        if isinstance(layers, nn.Sequential) and type(layers[-1]) is not Detect:
-            source = " ".join(map(str, source)) if isinstance(source, (list, tuple)) else source
+        if isinstance(layers, nn.Sequential) and type(layers[-1]) is not head:
             raise InputError(
-                f"{source}: its network ends in {type(layers[-1]).__name__}; allowed here are detection networks, "
-                "which end in Detect"
+                f"{name}: its network ends in {type(layers[-1]).__name__}; allowed here are {kind} networks, "
+                f"which end in {head.__name__}"
             )
 
 
+def _known_format(path: str | Path) -> Format | None:
+    """Return the format that a name tells, None for a server's URL.
+
+    Raises:
+        InputError: neither.
+    """
+    row, url = format_of(path), urlparse(str(path))
+    if row is None and not (url.scheme in {"http", "https", "grpc"} and url.netloc):
+        raise InputError(f"weights {path}: unknown format; {_allowed()}")
+    return row
+
+
 def _allowed() -> str:
-    return f"allowed are {' and '.join(FORMATS[name] for name in AVAILABLE)}"
+    return f"allowed are names that end in {', '.join(row.suffix for row in BY_KEY.values())}"
 
 
-def _metadata(file: Path, text: str | bytes) -> dict[str, Any]:
-    """Return the settings that a TorchScript file carries as JSON."""
-    try:
-        facts = json.loads(text) if text else {}
-    except ValueError as error:
-        raise InputError(f"weights {file}: its config.txt is not JSON ({error})") from error
-    return facts if isinstance(facts, dict) else {}
+def _state_limits(source: str | Path, facts: dict[str, Any]) -> None:
+    """Log what a file's own suppression leaves, as nothing later can bring it back."""
+    LOGGER.info(
+        f"{source} suppresses by itself: confidence above {facts.get('conf_thres')}, overlap up to "
+        f"{facts.get('iou_thres')}, at most {facts.get('topk_all')} boxes an image; "
+        f"{'several classes' if facts.get('multi_label') else 'one class'} a box. Options can only drop more"
+    )
+
+
+def _whole(value: Any, default: int) -> int:
+    """Return a file's number, or the default where it tells none."""
+    return int(value) if isinstance(value, (int, float)) else default
 
 
 def _class_names(names: Any, data: str | Path | None) -> dict[int, str]:

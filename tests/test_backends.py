@@ -116,9 +116,9 @@ def test_torchscript(checkpoints: list[Path], tmp_path: Path, with_names: bool) 
         DetectMultiBackend(path)
 
 
-@pytest.mark.parametrize("name", ["x" + end for key, end in FORMATS.items() if key not in {"pt", "jit"}])
-def test_formats_that_are_not_available(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not available in this version; allowed are \.pt and \.torchscript") as error:
+@pytest.mark.parametrize("name", ["x" + end for key, end in FORMATS.items() if key != "pt"])
+def test_missing_files_of_every_format(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such (file|folder)|not available in this version|needs") as error:
         DetectMultiBackend(tmp_path / name)
     assert name in str(error.value)
 
