@@ -17,6 +17,7 @@ class Stream(IntEnum):
     PASTE = 4
     ALBUM = 5
     ANCHORS = 6
+    EVOLUTION = 7
 
 
 def make_rng(seed: int, epoch: int = 0, position: int = 0, stream: Stream = Stream.SAMPLE) -> np.random.Generator:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from utils.loggers.csv_log import RESULT_COLUMNS, EpochCsv, quoted_row
+from utils.loggers.csv_log import RESULT_COLUMNS, EpochCsv, aligned_row, quoted_row
+from utils.loggers.services import Services
 from utils.loggers.tensorboard_log import TensorBoardLog, markdown_table, open_writer
 from utils.plotting.fonts import name_table
 
@@ -39,35 +41,43 @@ class RunLogger:
         resume_epoch: first epoch of this process; what an earlier process wrote of it and later epochs is dropped.
         resumed: this process goes on with a run; by default told by ``resume_epoch`` being above 0. Else CSV files that
             lie in the folder are an earlier run's, and are kept under other names.
+        columns: of results.csv, 'epoch' first; detection's by default.
+        width: of these columns in characters.
         tensorboard: also write TensorBoard events, where the package is installed.
         plots: whether pictures and the graph are recorded.
+        services: online services that get the same; whoever opened them closes them.
 
     Raises:
         InputError: the run goes on, and results.csv or per_class.csv of the folder belongs to another kind of run.
         WorkError: the folder cannot be written. Every method raises it as well.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a run may want recorded)
         self,
         save_dir: str | Path,
         *,
         names: Mapping[int, str] | Iterable[str],
         resume_epoch: int = 0,
         resumed: bool | None = None,
+        columns: Sequence[str] = RESULT_COLUMNS,
+        width: int = 20,
         tensorboard: bool = True,
         plots: bool = True,
+        services: Services | None = None,
     ):
         self.save_dir = Path(save_dir)
         self.names = name_table(names)
         self.plots = plots
         self.resume_epoch = resume_epoch
         self.resumed = resume_epoch > 0 if resumed is None else resumed
-        self.results = EpochCsv(self.save_dir / "results.csv", RESULT_COLUMNS, resume_epoch, resumed=self.resumed)
+        form = partial(aligned_row, width=width)
+        self.results = EpochCsv(self.save_dir / "results.csv", columns, resume_epoch, form, self.resumed)
         self.classes: EpochCsv | None = None
         if self._class_path.exists():
             self._open_classes()
         writer = open_writer(self.save_dir, resume_epoch) if tensorboard else None
         self.tensorboard = TensorBoardLog(writer, self.save_dir)
+        self.services = services or Services()
         self._tags = class_tags(self.names)
         self._is_laid_out = False
 
@@ -88,6 +98,7 @@ class RunLogger:
         """Record a table of plain text under its name."""
         preformatted = "\n".join(f"    {line}" for line in text.splitlines())
         self.tensorboard.text(name, preformatted, self.resume_epoch)
+        self.services.tell("text", name, text)
 
     def log_graph(self, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
         """Record the model's graph, traced on a copy.
@@ -111,7 +122,7 @@ class RunLogger:
 
         Args:
             epoch: from 0.
-            train_losses: box, obj, cls.
+            train_losses: box, obj, cls; like the two following as the columns of results.csv say.
             results: P, R, mAP50, mAP50-95, and the validation losses box, obj, cls.
             lrs: rates of the biases, the decayed and the normalisation weights.
             per_class: any of the keys of CLASS_HEADINGS, each by class number: a sequence, array or tensor over all
@@ -120,18 +131,22 @@ class RunLogger:
                 trained on, loss_share its share of the classification loss.
 
         Raises:
-            ValueError: an unknown key of per_class, or not 13 values.
+            ValueError: an unknown key of per_class, or another number of values than columns.
         """
         values = [float(v) for v in (*train_losses, *results, *lrs)]
-        if len(values) != len(RESULT_COLUMNS) - 1:
-            raise ValueError(f"{len(values)} values for the {len(RESULT_COLUMNS) - 1} columns of results.csv")
+        names = self.results.columns[1:]
+        if len(values) != len(names):
+            raise ValueError(f"{len(values)} values for the {len(names)} columns of results.csv")
         self.results.append([[epoch, *values]])
-        self.tensorboard.scalars(dict(zip(RESULT_COLUMNS[1:], values, strict=True)), epoch)
+        scalars = dict(zip(names, values, strict=True))
+        self.tensorboard.scalars(scalars, epoch)
         if per_class:
-            self._log_classes(epoch, per_class)
+            scalars |= self._log_classes(epoch, per_class)
+        self.services.scalars(scalars, epoch)
         self.tensorboard.flush()  # before the checkpoint is written: a run killed after it does not repeat the epoch
 
-    def _log_classes(self, epoch: int, per_class: PerClass) -> None:
+    def _log_classes(self, epoch: int, per_class: PerClass) -> dict[str, float]:
+        """Record the classes' values and return those that are curves by their tags."""
         unknown = set(per_class) - set(CLASS_HEADINGS)
         if unknown:
             raise ValueError(f"per_class: unknown {', '.join(sorted(unknown))}, known are {', '.join(CLASS_HEADINGS)}")
@@ -149,12 +164,14 @@ class RunLogger:
             self.tensorboard.layout("per class", {title: f"per_class/{title}/.*" for title in CURVES.values()})
         self._open_classes().append(rows)
         self.tensorboard.scalars(scalars, epoch)
+        return scalars
 
     def log_images(self, pictures: Mapping[str, str | Path], epoch: int) -> None:
         """Record image files by their tags."""
         if self.plots:
             for tag, path in pictures.items():
                 self.tensorboard.picture(tag, path, epoch)
+            self.services.pictures(pictures, epoch)
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
