@@ -1,0 +1,75 @@
+"""All interrupted runs below a folder go on, and nothing else."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from models.yolo import ClassificationModel, DetectionModel
+from utils.aws import resume
+from utils.checkpoint import save_checkpoint
+from utils.errors import MissingFileError, WorkError
+
+
+@pytest.fixture(scope="module")
+def network():
+    return DetectionModel("yolov5n.yaml", nc=2)
+
+
+@pytest.fixture
+def runs(tmp_path, network):
+    """An interrupted run, a finished one, one of classification that used two GPUs, and a damaged file."""
+    states = {
+        "exp": ({"model": network, "epoch": 3, "optimizer": {"state": {}}}, "device: ''\n"),
+        "exp2": ({"model": network, "epoch": -1, "optimizer": None}, None),
+        "cls/exp": (
+            {"model": ClassificationModel(model=DetectionModel("yolov5n.yaml", nc=2), nc=3), "epoch": 0,
+             "optimizer": {"state": {}}},
+            "device: 0,1\n",
+        ),
+    }  # fmt: skip
+    for number, (name, (contents, options)) in enumerate(states.items()):
+        folder = tmp_path / name / "weights"
+        folder.mkdir(parents=True)
+        save_checkpoint(folder / "last.pt", contents)
+        os.utime(folder / "last.pt", (number, number))
+        if options:
+            (tmp_path / name / "opt.yaml").write_text(options)
+    (tmp_path / "bad" / "weights").mkdir(parents=True)
+    (tmp_path / "bad" / "weights" / "last.pt").write_bytes(b"no checkpoint")
+    return tmp_path
+
+
+def test_interrupted_runs_and_their_scripts(runs):
+    found = resume.interrupted_runs(runs)
+    assert [(str(path.relative_to(runs)), script) for path, script in found] == [
+        ("exp/weights/last.pt", "train.py"), ("cls/exp/weights/last.pt", "classify/train.py")
+    ]  # fmt: skip
+
+
+def test_commands(runs, monkeypatch):
+    started = []
+
+    def run(words, **_):
+        started.append(words)
+        return subprocess.CompletedProcess(words, returncode=int("classify" in words[-3]))
+
+    monkeypatch.setattr(resume.subprocess, "run", run)
+    resume.main(resume.parse_opt([str(runs), "--dry-run"]))
+    assert not started
+    with pytest.raises(WorkError, match=r"1 of 2 runs failed: .*cls/exp"):
+        resume.main(resume.parse_opt([str(runs)]))
+    first, second = started
+    assert first == [sys.executable, str(resume.ROOT / "train.py"), "--resume", str(runs / "exp/weights/last.pt")]
+    assert second[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    assert all((resume.ROOT / script).is_file() for script in (*resume.SCRIPTS.values(), "train.py"))
+    with pytest.raises(MissingFileError, match="no such folder"):
+        resume.main(resume.parse_opt([str(runs / "none")]))
+
+
+def test_devices_of_one_gpu_need_no_torchrun(tmp_path):
+    for device in ("", "cpu", "0", "mps", "None"):
+        assert resume.command(tmp_path / "last.pt", "train.py", device)[1] == str(resume.ROOT / "train.py")
+    assert torch.distributed.is_available()  # the module that the command names

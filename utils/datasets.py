@@ -1,0 +1,13 @@
+"""The name of utils.dataloaders in releases before 6.2; every name is forwarded there."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a name from its owner."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("utils.dataloaders"), name)
