@@ -1,0 +1,1 @@
+"""Classification of whole images: data, networks, loss, measurement and prediction of classify/."""
