@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FORWARDED = {
     "DetectMultiBackend": "models.backends",
     "AutoShape": "models.autoshape",
-    "Detections": "models.autoshape",
+    "Detections": "models.detections",
     "_request_ssrf_url": "utils.downloads",
     "_validate_ssrf_url": "utils.downloads",
     "Annotator": "utils.annotator",

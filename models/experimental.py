@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import load_checkpoint, load_model
+from utils.checkpoint import load_model
 from utils.downloads import attempt_download
 from utils.errors import InputError
+from utils.general import torch_load  # noqa: F401  (importable from here, as in YOLOv5)
 from utils.logs import LOGGER
 
-torch_load = load_checkpoint  # the name under which YOLOv5 users import it from here
 _INPLACE_LAYERS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
 
 

@@ -444,7 +444,7 @@ class ClassificationModel(BaseModel):
     """The first ``cutoff`` layers of a detection model, the last of them replaced by a Classify head.
 
     Args:
-        cfg: model YAML; not supported, as in YOLOv5.
+        cfg: YAML of the detection model, built with random weights.
         model: detection model to start from; it is changed.
         nc: classes.
         cutoff: layers kept.
@@ -458,29 +458,20 @@ class ClassificationModel(BaseModel):
         cutoff: int = 10,
     ):
         super().__init__()
-        if model is not None:
-            self._from_detection_model(model, nc, cutoff)
-        else:
-            self._from_yaml(cfg)
+        self._from_detection_model(self._from_yaml(cfg) if model is None else model, nc, cutoff)
 
     def _from_detection_model(self, model: nn.Module, nc: int = 1000, cutoff: int = 10) -> None:
         """Take over a detection model's backbone."""
-        if not isinstance(model, BaseModel):
-            model = model.model  # inside a DetectMultiBackend
-        layers = model.model[:cutoff]
-        last = layers[-1]
-        channels = last.conv.in_channels if hasattr(last, "conv") else last.cv1.conv.in_channels
-        head = Classify(channels, nc)
-        head.i, head.f, head.type = last.i, last.f, "models.common.Classify"
-        layers[-1] = head
-        self.model = layers
-        self.stride = model.stride
-        self.save: list[int] = []
-        self.nc = nc
+        from utils.classification.networks import take_backbone
 
-    def _from_yaml(self, cfg: str | Path | None) -> None:
-        """Refuse: YOLOv5 has no classification YAMLs either."""
-        raise InputError(f"cfg: {cfg!r} found, a classification model is built from a detection model (model=...)")
+        take_backbone(self, model, nc, cutoff)
+        self.names = {i: str(i) for i in range(nc)}
+
+    def _from_yaml(self, cfg: str | Path | None) -> DetectionModel:
+        """Return the detection model of a YAML."""
+        if cfg is None:
+            raise InputError("cfg: None found, a classification model is built from a model YAML or model=...")
+        return DetectionModel(cfg)
 
 
 HEADS = (Detect, Segment)

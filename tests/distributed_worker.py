@@ -66,7 +66,7 @@ def main(data: str, number: int, out: str, hyp_file: str = "", first: str = "") 
     engine._optimizer_step = lambda: None
     for batch, (images, targets, _, _) in zip(range(begin, number + 1), loader, strict=False):
         optimizer.zero_grad()
-        engine._step(images.float() / 255, targets, batch, StepState(step=batch, batch=batch), loader)
+        engine._step(images.float() / 255, (targets,), batch, StepState(step=batch, batch=batch), loader)
     if world.is_main:
         gradients = {name: p.grad for name, p in model.named_parameters()}
         torch.save({"gradients": gradients, "loss": criterion.state_dict()}, out)

@@ -196,5 +196,6 @@ def test_the_list_names_nothing_that_runs() -> None:
     }  # fmt: skip
     for path in MODULE_PATHS.values():
         place, name = path.rsplit(".", 1)
-        assert place.startswith(("models.", "torch.nn.modules.", "utils.activations")), path
+        torchvision = ("torchvision.models.", "torchvision.ops.")
+        assert place.startswith(("models.", "torch.nn.modules.", "utils.activations", *torchvision)), path
         assert issubclass(getattr(__import__(place, fromlist=[name]), name), nn.Module), path

@@ -24,7 +24,6 @@ from utils.errors import InputError, MissingFileError
 from utils.yaml_files import MAX_EXPANDED, parse_yaml, read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_OFFERED = {"apply_classifier"}  # an old release's second-stage classifier
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def test_every_name_of_the_interface_is_there(contract, module):
     groups = ("functions", "constants", "reexported", "also_importable_from_here")
     names = {name for group in groups for name in api.get(group, ())} | set(old)
     owner = importlib.import_module(module)
-    assert not {name for name in names - NOT_OFFERED if not hasattr(owner, name)}
+    assert not {name for name in names if not hasattr(owner, name)}
     for name, facts in api["functions"].items():
         wanted = [p if isinstance(p, str) else p[0] for p in facts.get("params", ())]
         found = list(inspect.signature(getattr(owner, name)).parameters)

@@ -181,7 +181,9 @@ def test_what_may_change_is_said_and_more_epochs_are_trained(case: Path, caplog,
     import logging
 
     monkeypatch.setattr(logging.getLogger("yolov5"), "propagate", True)
-    monkeypatch.setattr(train, "setup_logging", lambda *_: logging.getLogger("yolov5").setLevel(logging.INFO))
+    monkeypatch.setattr(
+        "utils.training.command.setup_logging", lambda *_: logging.getLogger("yolov5").setLevel(logging.INFO)
+    )
     _edit_yaml(case / "runs/exp/opt.yaml", save_period=5)
     with caplog.at_level(logging.INFO, logger="yolov5"):
         folder = _resume(case, epochs=3, workers=1, device="cpu")

@@ -22,6 +22,7 @@ from utils.evaluation import evaluate
 from utils.helpers import coco80_to_coco91_class, save_one_txt
 from utils.outputs.coco_json import image_id, save_one_json
 from utils.outputs.detection_text import TextFiles
+from utils.validation import collector_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
@@ -495,4 +496,4 @@ def test_diagnose_needs_classes_and_labels(tiny_data, tmp_path):
     weights = tmp_path / "w.pt"
     weights.touch()
     with pytest.raises(InputError, match="--diagnose with --task speed"):
-        val._collector(argparse.Namespace(single_cls=False, task="speed", weights="w.pt"), {})
+        collector_of(argparse.Namespace(single_cls=False, task="speed", weights="w.pt"), {})

@@ -34,13 +34,23 @@ __all__ = [
     "ToTensor", "Warp", "augment_hsv", "bbox_ioa", "box_candidates", "choose_pastes", "classify_albumentations",
     "classify_transforms", "colorstr", "copy_paste", "cutout", "denormalize", "draw_warp", "fit_letterbox",
     "hist_equalize", "letterbox", "mirrored_labels", "mixup", "normalize", "random_perspective", "replicate",
-    "resample_segments", "segment2box", "warp_labels", "xywhn2xyxy",
+    "resample_segments", "segment2box", "warp_image", "warp_labels", "warp_outlines",
+    "xywhn2xyxy",
 ]  # fmt: skip
 
 PAD_VALUE = 114
 PAD_COLOUR = (PAD_VALUE,) * 3
 _BOX_AREA_KEPT = 0.10  # share of a box that must stay visible for it to be kept
 _SEGMENT_AREA_KEPT = 0.01
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a name that YOLOv5 users import from here and that lives above this module."""
+    if name != "check_version":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from utils.general import check_version
+
+    return check_version
 
 
 # Letterbox ------------------------------------------------------------------------------------------------------------
@@ -191,14 +201,26 @@ def warp_labels(targets: np.ndarray, segments: list[np.ndarray], warp: Warp, out
     Returns:
         (k, 5) class, xyxy in output pixels.
     """
+    return warp_outlines(targets, segments, warp, out_wh)[0]
+
+
+def warp_outlines(
+    targets: np.ndarray, segments: list[np.ndarray], warp: Warp, out_wh: tuple[int, int]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Move labels and their outlines along with the pixels; as ``warp_labels``.
+
+    Returns:
+        (k, 5) class, xyxy and k outlines (1000, 2), not clipped, in output pixels; no outlines where none were given.
+    """
     n = len(targets)
     if not n:
-        return targets
+        return targets, []
     w, h = out_wh
     has_segments = len(segments) == n and any(s.any() for s in segments)
+    outlines: list[np.ndarray] = []
     if has_segments:
-        outlines = resample_segments(list(segments))
-        boxes = np.array([segment2box(warp_points(s, warp), w, h).reshape(4) for s in outlines])
+        outlines = [warp_points(s, warp) for s in resample_segments(list(segments))]
+        boxes = np.array([segment2box(s, w, h).reshape(4) for s in outlines])
     else:
         corners = warp_points(targets[:, [1, 2, 3, 4, 1, 4, 3, 2]].reshape(n * 4, 2), warp).reshape(n, 4, 2)
         limits = (w, h)
@@ -207,7 +229,17 @@ def warp_labels(targets: np.ndarray, segments: list[np.ndarray], warp: Warp, out
     keep = box_candidates(targets[:, 1:5].T * warp.scale, boxes.T, area_thr=area)
     kept = targets[keep]
     kept[:, 1:5] = boxes[keep]
-    return kept
+    return kept, [outlines[i] for i in np.flatnonzero(keep)] if has_segments else []
+
+
+def warp_image(im: np.ndarray, warp: Warp, border: Sequence[int]) -> np.ndarray:
+    """Return the pixels (h, w, 3) warped on grey; ``border`` as of ``random_perspective``."""
+    out_wh = im.shape[1] + border[1] * 2, im.shape[0] + border[0] * 2
+    if not (border[0] or border[1] or (warp.matrix != np.eye(3)).any()):
+        return im
+    if warp.is_projective:
+        return cv2.warpPerspective(im, warp.matrix, dsize=out_wh, borderValue=PAD_COLOUR)
+    return cv2.warpAffine(im, warp.matrix[:2], dsize=out_wh, borderValue=PAD_COLOUR)
 
 
 def random_perspective(  # noqa: PLR0913, PLR0917 (inherited signature)
@@ -243,11 +275,7 @@ def random_perspective(  # noqa: PLR0913, PLR0917 (inherited signature)
     in_wh = im.shape[1], im.shape[0]
     out_wh = in_wh[0] + border[1] * 2, in_wh[1] + border[0] * 2
     warp = draw_warp(generator(rng), in_wh, out_wh, degrees, translate, scale, shear, perspective)
-    if border[0] or border[1] or (warp.matrix != np.eye(3)).any():
-        if warp.is_projective:
-            im = cv2.warpPerspective(im, warp.matrix, dsize=out_wh, borderValue=PAD_COLOUR)
-        else:
-            im = cv2.warpAffine(im, warp.matrix[:2], dsize=out_wh, borderValue=PAD_COLOUR)
+    im = warp_image(im, warp, border)
     return im, warp_labels(targets, list(segments), warp, out_wh) if len(targets) else targets
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from utils.logs import LOGGER, colorstr
+from utils.nested import flat_tensors
 from utils.torch_utils import smart_amp_autocast
 
 PROBES = (1, 2, 4, 8, 16)
@@ -58,7 +59,6 @@ def _peak_memory(model: nn.Module, batch: int, imgsz: int, device: torch.device)
     """Return the peak bytes of one forward and backward pass."""
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.zeros(batch, 3, imgsz, imgsz, device=device)
-    outputs = model(images)
-    sum(output.float().sum() for output in outputs).backward()
+    sum(output.float().sum() for output in flat_tensors(model(images))).backward()
     model.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_reserved(device)

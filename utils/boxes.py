@@ -283,12 +283,17 @@ def bbox_iou(  # noqa: PLR0913 (inherited signature)
     return diou - v * alpha
 
 
-def bbox_ioa(box1: np.ndarray, box2: np.ndarray, eps: float = 1e-7) -> np.ndarray:
-    """Return intersection over the area of box2: (n, m) for corner boxes (n, 4) and (m, 4), (m,) for one box (4,)."""
+def bbox_ioa(box1: np.ndarray, box2: np.ndarray, iou: bool = False, eps: float = 1e-7) -> np.ndarray:
+    """Return intersection over the area of box2: (n, m) for corner boxes (n, 4) and (m, 4), (m,) for one box (4,).
+
+    With ``iou`` it is intersection over union.
+    """
     first = box1[..., None, :]
     low = np.maximum(first[..., :2], box2[:, :2])
     high = np.minimum(first[..., 2:4], box2[:, 2:4])
-    return (high - low).clip(0).prod(-1) / (box_area(box2) + eps)
+    inside = (high - low).clip(0).prod(-1)
+    area = box_area(box2) + box_area(first) - inside if iou else box_area(box2)
+    return inside / (area + eps)
 
 
 def wh_iou(wh1: torch.Tensor, wh2: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:

@@ -42,14 +42,16 @@ __all__ = [
     "IMG_FORMATS", "LOCAL_RANK", "LOGGER", "PIN_MEMORY", "RANK", "VID_FORMATS", "WORLD_SIZE", "Albumentations",
     "InfiniteDataLoader", "LoadImagesAndLabels",
     "SmartDistributedSampler", "augment_hsv", "classify_albumentations", "classify_transforms", "copy_paste",
-    "create_dataloader", "exif_size", "get_hash", "img2label_paths", "letterbox", "mixup", "orientation",
-    "random_perspective", "seed_worker", "segments2boxes", "verify_image_label", "xyn2xy", "xywhn2xyxy", "xyxy2xywhn",
+    "create_classification_dataloader", "create_dataloader", "exif_size", "get_hash", "img2label_paths", "letterbox",
+    "mixup", "orientation", "random_perspective", "seed_worker", "segments2boxes", "verify_image_label", "xyn2xy",
+    "xywhn2xyxy", "xyxy2xywhn",
 ]  # fmt: skip
 
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", "-1"))
 RANK = int(os.environ.get("RANK", "-1"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 PIN_MEMORY = os.environ.get("PIN_MEMORY", "True").lower() == "true"
+HELP_URL = "docs/datasets.md"
 orientation = 274  # EXIF tag
 STUCK_SECONDS = 120.0  # without a batch for so long a worker counts as stuck
 _POLL_SECONDS = 5  # how soon the death of a worker is noticed
@@ -57,13 +59,18 @@ _GRACE_SECONDS = 30  # a worker asked to end by a signal lives on for so long, s
 _TIMED_OUT = "DataLoader timed out"
 _FAILURES = ("DataLoader worker (pid", _TIMED_OUT, "received 0 items of ancdata")  # beginnings of torch's messages
 _ELSEWHERE = {
+    "ClassificationDataset": "utils.classification.dataset",
+    "HUBDatasetStats": "utils.data.hub_stats",
     "LoadImages": "utils.sources",
     "LoadScreenshots": "utils.sources",
     "LoadStreams": "utils.sources",
-    "HELP_URL": "utils.general",
     "NUM_THREADS": "utils.general",
+    "autosplit": "utils.data.folder_tools",
     "check_requirements": "utils.general",
     "clean_str": "utils.general",
+    "exif_transpose": "utils.images",
+    "extract_boxes": "utils.data.folder_tools",
+    "flatten_recursive": "utils.data.folder_tools",
     "is_colab": "utils.general",
     "is_kaggle": "utils.general",
     "torch_distributed_zero_first": "utils.torch_utils",
@@ -220,6 +227,21 @@ class InfiniteDataLoader(DataLoader):
             iterator._shutdown_workers()
 
 
+class _RepeatSampler:
+    """A sampler whose epochs follow one another without end.
+
+    Args:
+        sampler: gives one epoch.
+    """
+
+    def __init__(self, sampler: Any):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from self.sampler
+
+
 class SmartDistributedSampler(DistributedSampler):
     """A distributed sampler whose subset per rank never changes; only the order within it does."""
 
@@ -286,29 +308,69 @@ def create_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)
     if rect and shuffle:
         LOGGER.warning(f"{prefix}WARNING rect sorts the images by aspect ratio: they are not shuffled")
         shuffle = False
-    world = _world_size() if rank != -1 else 1
+    world = world_size() if rank != -1 else 1
     dataset = LoadImagesAndLabels(
         path, imgsz, batch_size * world, augment, hyp, rect, image_weights, cache, single_cls, int(stride), pad,
         prefix=prefix, rank=rank, seed=seed, nc=nc, require_labels=require_labels, names=names,
     )  # fmt: skip
-    n = len(dataset)
+    collate_fn = LoadImagesAndLabels.collate_fn4 if quad else LoadImagesAndLabels.collate_fn
+    return open_loader(dataset, batch_size, rank, workers, shuffle, seed, collate_fn), dataset
+
+
+def create_classification_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)
+    path: Any,
+    imgsz: int = 224,
+    batch_size: int = 16,
+    augment: bool = True,
+    cache: bool | str | None = False,
+    rank: int = -1,
+    workers: int = 8,
+    shuffle: bool = True,
+    *,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    prefix: str = "",
+    paths: bool = False,
+) -> InfiniteDataLoader:
+    """Build the loader of an image folder per class; a batch is images (b, 3, imgsz, imgsz) and classes (b,) int64.
+
+    Args:
+        path: the split's folder, or a split that ``utils.classification.folders.scan_split`` returned.
+        imgsz, augment, cache, classes, prefix, paths: as for ClassificationDataset.
+        batch_size: images per batch of this process.
+        rank: this process's number, -1 without distribution.
+        workers: worker processes at most.
+        shuffle: draw a new order each epoch.
+        seed: the run's seed.
+    """
+    from utils.classification.dataset import ClassificationDataset
+
+    dataset = ClassificationDataset(
+        path, augment, imgsz, cache, classes=classes, seed=seed, prefix=prefix, paths=paths
+    )  # fmt: skip
+    return open_loader(dataset, batch_size, rank, workers, shuffle, seed)
+
+
+def open_loader(  # noqa: PLR0913, PLR0917
+    dataset: Any, batch_size: int, rank: int, workers: int, shuffle: bool, seed: int, collate_fn: Any = None
+) -> InfiniteDataLoader:
+    """Return a data set's loader; ``batch_size`` is the size per process, of which a global batch is made."""
+    n, world = len(dataset), world_size() if rank != -1 else 1
 
     def order(epoch: int) -> np.ndarray:
         return shuffled_order(n, seed, epoch) if shuffle else sequential_order(n)
 
-    batch_sampler = EpochBatchSampler(order, min(batch_size * world, n), max(rank, 0), world)
-    loader = InfiniteDataLoader(
+    return InfiniteDataLoader(
         dataset,
-        batch_sampler=batch_sampler,
+        batch_sampler=EpochBatchSampler(order, min(batch_size * world, n), max(rank, 0), world),
         num_workers=_worker_count(workers, min(batch_size, n)),
         pin_memory=PIN_MEMORY and torch.cuda.is_available(),
-        collate_fn=LoadImagesAndLabels.collate_fn4 if quad else LoadImagesAndLabels.collate_fn,
+        collate_fn=collate_fn,
         generator=torch.Generator().manual_seed(seed),
     )
-    return loader, dataset
 
 
-def _world_size() -> int:
+def world_size() -> int:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from utils.augmentations import (
     Albumentations,
     LetterboxFit,
+    Warp,
     augment_hsv,
     choose_pastes,
     draw_warp,
@@ -25,9 +26,9 @@ from utils.augmentations import (
 )
 from utils.balance.image_changes import ImageChanges, build_albums, build_image_changes, name_table
 from utils.balance.samplers import Draw, draw_partners, partner_weights
-from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.data.collate import Sample, SampleList, collate, collate_quad, new_batch
 from utils.data.image_store import ImageStore
+from utils.data.label_geometry import flip_outlines, letterboxed_labels, normalised_labels, shapes_of
 from utils.data.mosaic import Tile, canvas_labels, paste_polygons, place_tiles, render
 from utils.data.training_image import SampleRandomness, TrainingImage
 from utils.errors import InputError
@@ -42,10 +43,11 @@ _buffers = threading.local()
 
 
 class View(NamedTuple):
-    """One image as the augmentation leaves it: pixels (h, w, 3) BGR, labels (n, 5) class, xyxy in pixels."""
+    """One augmented image: pixels (h, w, 3) BGR, labels (n, 5) class, xyxy, and outlines where a set keeps them."""
 
     image: np.ndarray
     labels: np.ndarray
+    outlines: Sequence[np.ndarray] = ()
 
 
 def buffer(shape: tuple[int, ...], slot: str) -> np.ndarray:
@@ -304,17 +306,24 @@ class LoadImagesAndLabels(Dataset):
         out = torch.empty((3, h, w), dtype=torch.uint8) if out is None else out
         if self.augment:
             view, shapes = self._augmented(i, randomness)
-            labels = _normalised(view.labels, w, h)
-            labels = self._finish(view.image, labels, randomness.sample, out.numpy())
+            labels = normalised_labels(view.labels, w, h)
+            labels = self._finish(view, labels, randomness.sample, out.numpy())
+            outlines = view.outlines
         else:
-            rows, shapes = self._plain(i, out.numpy())
-            labels = _normalised(rows, w, h)
+            rows, outlines, shapes = self._plain(i, out.numpy())
+            labels = normalised_labels(rows, w, h)
+        return self._item(out, labels, outlines, self.im_files[i], shapes)
+
+    def _item(
+        self, image: torch.Tensor, labels: np.ndarray, outlines: Sequence[np.ndarray], file: str, shapes: Any
+    ) -> Any:
+        """Join what a sample is made of: image (3, h, w), labels (n, 5 or more) normalised, outlines in pixels."""
         targets = torch.zeros((len(labels), labels.shape[1] + 1))
         targets[:, 1:] = torch.from_numpy(labels)
-        return out, targets, self.im_files[i], shapes
+        return image, targets, file, shapes
 
-    def _plain(self, i: int, out: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Letterbox image i into ``out`` without any change; return its labels (n, 5) class, xyxy and shapes."""
+    def _plain(self, i: int, out: np.ndarray) -> tuple[np.ndarray, Sequence[np.ndarray], Any]:
+        """Letterbox image i into ``out`` without any change; return labels (n, 5) class, xyxy, outlines, shapes."""
         im, hw0, hw = self.load_image(i)
         fit = fit_letterbox(hw, out.shape[1:], False, False, False, self.stride)
         if im.shape[1::-1] != fit.size:
@@ -322,7 +331,18 @@ class LoadImagesAndLabels(Dataset):
         out.fill(114)
         top, left = fit.border[0], fit.border[2]
         write_planes(out[:, top : top + fit.size[1], left : left + fit.size[0]], im)
-        return _letterboxed(self.labels[i], hw, fit), _shapes(hw0, hw, fit.pad)
+        outlines = self._letterboxed_outlines(self.segments[i], hw, fit)
+        return letterboxed_labels(self.labels[i], hw, fit), outlines, shapes_of(hw0, hw, fit.pad)
+
+    def _letterboxed_outlines(self, segments: Any, hw: tuple[int, int], fit: LetterboxFit) -> list[np.ndarray]:
+        """Return the outlines of an image in pixels of its letterbox: none, boxes move by themselves."""
+        return []
+
+    def _warped(
+        self, labels: np.ndarray, outlines: list[np.ndarray], warp: Warp, out_wh: tuple[int, int]
+    ) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        """Return labels (k, 5) and the outlines that a data set keeps: none."""
+        return warp_labels(labels, outlines, warp, out_wh), ()
 
     def training_image(self, i: int, randomness: SampleRandomness) -> TrainingImage:
         """Return image i with what the hyp file does to single images: rare objects pasted in, pipelines run."""
@@ -339,7 +359,8 @@ class LoadImagesAndLabels(Dataset):
         view = self._mosaic(i, randomness, "view")
         if rng.random() < self.hyp["mixup"]:
             other = self._mosaic(self._partners(i, 1, rng)[0], randomness, "other")
-            view = View(*mixup(*view, *other, rng=rng))
+            pixels, labels = mixup(view.image, view.labels, other.image, other.labels, rng=rng)
+            view = View(pixels, labels, [*view.outlines, *other.outlines])
         return view, None
 
     def _alone(self, i: int, randomness: SampleRandomness) -> tuple[View, Any]:
@@ -360,8 +381,9 @@ class LoadImagesAndLabels(Dataset):
 
         out = buffer((h, w, 3), "view")
         render(out, [tile], load, warp.matrix)
-        labels = warp_labels(_letterboxed(image.labels, hw, fit), [], warp, (w, h))
-        return View(out, labels), _shapes(hw0, hw, fit.pad)
+        outlines = self._letterboxed_outlines(image.segments, hw, fit)
+        labels, outlines = self._warped(letterboxed_labels(image.labels, hw, fit), outlines, warp, (w, h))
+        return View(out, labels, outlines), shapes_of(hw0, hw, fit.pad)
 
     def _partners(self, i: int, count: int, rng: np.random.Generator) -> list[int]:
         edges = self._partner_edges.numpy()
@@ -400,11 +422,11 @@ class LoadImagesAndLabels(Dataset):
         if chosen:
             paste_polygons(out, tiles, load, warp, [segments[j] for j in chosen], canvas)
             labels, segments = mirrored_labels(labels, segments, chosen, canvas)
-        return View(out, warp_labels(labels, segments, warp, out_wh))
+        return View(out, *self._warped(labels, segments, warp, out_wh))
 
-    def _finish(self, im: np.ndarray, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
+    def _finish(self, view: View, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
         """Apply pixel effects, colour and flips, and write the planes; labels (n, 5) class, normalised xywh."""
-        hyp = self.hyp
+        hyp, im = self.hyp, view.image
         if self.albumentations is not None:
             im, labels = self.albumentations(im, labels, rng=rng)
         augment_hsv(im, hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"], rng=rng, scratch=buffer(im.shape, "hsv"))
@@ -417,6 +439,7 @@ class LoadImagesAndLabels(Dataset):
         if upside_down or mirror:
             code = -1 if upside_down and mirror else int(mirror)
             im = cv2.flip(im, code, dst=buffer(im.shape, "hsv"))
+            flip_outlines(view.outlines, im.shape, upside_down, mirror)
         write_planes(out, im)
         return labels
 
@@ -424,21 +447,3 @@ class LoadImagesAndLabels(Dataset):
 
     collate_fn = staticmethod(collate)
     collate_fn4 = staticmethod(collate_quad)
-
-
-def _letterboxed(labels: np.ndarray, hw: tuple[int, int], fit: LetterboxFit) -> np.ndarray:
-    """Return labels (n, 5) class, normalised xywh of an image as class, xyxy in pixels of its letterbox."""
-    rows = labels.copy()
-    rows[:, 1:5] = xywhn2xyxy(rows[:, 1:5], fit.ratio[0] * hw[1], fit.ratio[1] * hw[0], *fit.pad)
-    return rows
-
-
-def _normalised(labels: np.ndarray, w: int, h: int) -> np.ndarray:
-    """Turn labels (n, 5) class, xyxy in pixels into class, normalised xywh, clipped to the image."""
-    if len(labels):
-        labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=w, h=h, clip=True, eps=1e-3)
-    return labels
-
-
-def _shapes(hw0: tuple[int, int], hw: tuple[int, int], pad: tuple[float, float]) -> Any:
-    return hw0, ((hw[0] / hw0[0], hw[1] / hw0[1]), pad)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def feature_maps(model: Any, folder: Path) -> Iterator[None]:
 
 def predict(
     model: Any, im: np.ndarray, nms: Mapping[str, Any], augment: bool, features: Path | None, clock: Clock
-) -> tuple[list[Tensor], list[int]]:
+) -> tuple[list[Tensor], list[int], Any]:
     """Return the detections of a prepared image or batch.
 
     Args:
@@ -80,8 +80,8 @@ def predict(
         clock: measures.
 
     Returns:
-        Per image (n, 6) xyxy in pixels of ``im``, confidence, class; and the numbers of the images for which the model
-        gave boxes that are no finite numbers.
+        Per image (n, 6 + masks) xyxy in pixels of ``im``, confidence, class; the numbers of the images for which the
+        model gave boxes that are no finite numbers; and what the model returned.
     """
     with clock.measure(0):
         x = torch.from_numpy(im).to(model.device)
@@ -90,7 +90,28 @@ def predict(
     with clock.measure(1), feature_maps(model, features) if features else contextlib.nullcontext():
         predictions = model(x, augment=augment)
     with clock.measure(2):
-        return non_max_suppression(predictions, **nms), unsound_images(predictions)
+        masks = {} if isinstance(predictions, Tensor) else _mask_columns(predictions)
+        return non_max_suppression(predictions, **nms, **masks), unsound_images(predictions), predictions
+
+
+def _mask_columns(predictions: Any) -> dict[str, int]:
+    """Return how many coefficients of masks each row of a model's outputs ends with, where it has prototypes."""
+    protos = predictions[1] if len(predictions) > 1 else None
+    return {"nm": protos.shape[1]} if isinstance(protos, Tensor) and protos.ndim == 4 else {}
+
+
+def boxes_alone(detections: Tensor, i: int, outputs: Any, shape: Any, original: Any) -> tuple[Any, ...]:
+    """Return what is written of image i: detections (n, 6) in whole pixels of the original.
+
+    Args:
+        detections: (n, 6) in pixels of the network's input.
+        i: number of the image in its batch.
+        outputs: what the model returned for the batch.
+        shape: (height, width) of the network's input.
+        original: (height, width, 3) of the original.
+    """
+    detections[:, :4] = scale_boxes(shape, detections[:, :4], original).round()
+    return (detections,)
 
 
 def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
@@ -101,8 +122,11 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
     augment: bool,
     features: Path | None,
     clock: Clock,
+    finish: Callable[..., tuple[Any, ...]] | None = None,
 ) -> int:
     """Go through a source, write each image's detections and log a line; return the number of images.
+
+    ``finish``, by default ``boxes_alone``, gives what the writer takes beside the image, detections first.
 
     Raises:
         WorkError: the model gave no finite numbers for any image.
@@ -115,15 +139,15 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
     for path, im, im0s, cap, text in dataset:
         is_batch = isinstance(im0s, list)
         folder = features / by_path.get(str(path), stems[0]) if features else None
-        found, without_numbers = predict(model, im, nms, augment, folder, clock)
+        found, without_numbers, outputs = predict(model, im, nms, augment, folder, clock)
         for i in without_numbers:
             unsound[str(path[i] if is_batch else path)] += 1
         for i, detections in enumerate(found):
             one, original = (path[i], im0s[i]) if is_batch else (path, im0s)
             stem = stems[i] if is_batch else by_path.get(str(one), Path(str(one)))
             item = make_item(dataset, str(one), stem, original, cap)
-            detections[:, :4] = scale_boxes(im.shape[-2:], detections[:, :4], original.shape).round()
-            drawn = writer.write(item, detections)
+            results = (finish or boxes_alone)(detections, i, outputs, im.shape[-2:], original.shape)
+            drawn = writer.write(item, *results)
             line = f"{text}{f'{i}: ' if is_batch else ''}{im.shape[-2]}x{im.shape[-1]} "
             LOGGER.info(f"{line}{describe(detections, model.names)}{clock.last[1]:.1f}ms")
             seen += 1

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ EPS = 1e-16
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What is gathered image by image."""
 
     nc: int
@@ -64,7 +64,12 @@ class _Tally:
 
     def result(self, names: dict[int, str]) -> EvalResult:
         """Work out the measures."""
-        correct = np.concatenate(self.correct) if self.correct else np.zeros((0, len(IOU_THRESHOLDS)), bool)
+        losses = (0.0, 0.0, 0.0) if self.loss is None else tuple((self.loss.cpu() / max(self.batches, 1)).tolist())
+        return self.measures(self.correct, losses, names)
+
+    def measures(self, of_images: list[np.ndarray], losses: tuple[float, ...], names: dict[int, str]) -> EvalResult:
+        """Work out the measures from which detections of each image are right, (k, t) bool."""
+        correct = np.concatenate(of_images) if of_images else np.zeros((0, len(IOU_THRESHOLDS)), bool)
         scored = np.concatenate(self.scored) if self.scored else np.zeros((0, 2), np.float32)
         targets = np.concatenate(self.targets) if self.targets else np.zeros(0)
         curves = precision_recall_curves(correct, scored[:, 0], scored[:, 1], targets, EPS)
@@ -72,7 +77,6 @@ class _Tally:
         p, r, f1 = curves.p[:, best], curves.r[:, best], curves.f1[:, best]
         tp = (r * curves.labels).round()
         ap50, ap = curves.ap[:, 0], curves.ap.mean(1)
-        losses = (0.0, 0.0, 0.0) if self.loss is None else tuple((self.loss.cpu() / max(self.batches, 1)).tolist())
         means = [float(x.mean()) if len(x) else float("nan") for x in (p, r, ap50, ap)]
         speed = tuple((1e3 * self.seconds / max(self.seen, 1)).tolist())
         return EvalResult(
@@ -101,7 +105,8 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
     plots: bool = False,
     observers: Sequence[Observer] = (),
     class_thres: torch.Tensor | None = None,
-) -> EvalResult:
+    parts: Parts | None = None,
+) -> Any:
     """Run a model over a loader's labelled images and measure precision, recall and AP.
 
     The model comes back as it was: it is put into evaluation mode for the time, and a copy is used where its precision
@@ -126,25 +131,30 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
         plots: save pictures of the first batches, the curves and the confusion matrix.
         observers: called with each BatchResult.
         class_thres: (nc,) smallest confidence of each of the model's classes, in place of conf_thres.
+        parts: what the evaluation is made of, by default that of boxes.
+
+    Returns:
+        An EvalResult, or what the tally of ``parts`` makes.
 
     Raises:
         InputError: a label's class is not one of the nc classes.
     """
     names = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
     nc = nc or (1 if single_cls else len(names))
+    parts = parts or Parts()
     run_hook = callbacks.run if callbacks is not None else _no_hook
     if plots:
-        observers = [*observers, _Pictures(Path(save_dir or "."), names)]
-    tally = _Tally(nc, ConfusionMatrix(nc), images=np.zeros(nc, np.int64))
+        observers = [*observers, parts.pictures(Path(save_dir or "."), names)]
+    tally = parts.tally(nc, ConfusionMatrix(nc), images=np.zeros(nc, np.int64))
     device = _device_of(model)
     non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no batch's time holds that
     run_hook("on_val_start")
     with _prepared(model, half and device.type == "cuda") as (network, is_half), torch.no_grad():
-        step = _Pass(
+        step = parts.step(
             network, device, is_half, tally, augment, save_hybrid, single_cls, _loss_for_validation(compute_loss),
             {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det, "class_thres": class_thres},
         )  # fmt: skip
-        for index, loaded in enumerate(_with_progress(loader)):
+        for index, loaded in enumerate(_with_progress(loader, parts.header)):
             run_hook("on_val_batch_start")
             batch = step(index, *loaded)
             _report_batch(batch, observers, run_hook, names)
@@ -156,13 +166,13 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
 
 
 @dataclass
-class _Pass:
+class Pass:
     """Takes a batch from the loader to counted detections."""
 
     network: nn.Module
     device: torch.device
     is_half: bool
-    tally: _Tally
+    tally: Any
     augment: bool
     save_hybrid: bool
     single_cls: bool
@@ -170,9 +180,10 @@ class _Pass:
     nms: dict[str, Any]
 
     def __call__(
-        self, index: int, images: torch.Tensor, targets: torch.Tensor, paths: Sequence[str], shapes: Sequence[Any]
-    ) -> BatchResult:
-        """Evaluate one batch of the loader."""
+        self, index: int, images: torch.Tensor, targets: torch.Tensor, paths: Sequence[str], shapes: Sequence[Any],
+        *more: Any,
+    ) -> BatchResult:  # fmt: skip
+        """Evaluate one batch of the loader; ``more`` are further parts of a batch, such as masks."""
         _count_images(self.tally, targets, paths)
         started = time_sync(self.device)
         images = images.to(self.device, non_blocking=True)
@@ -182,24 +193,31 @@ class _Pass:
         with_augment = self.augment and self.loss is None
         output = self.network(images, augment=True) if with_augment else self.network(images)
         inferred = time_sync(self.device)
-        self._add_loss(output, on_device)
+        self._add_loss(output, on_device, *more)
         height, width = images.shape[2:]
         scale = torch.tensor((1, 1, width, height, width, height), dtype=targets.dtype)
         before_nms = time_sync(self.device)
         predictions = self._suppress(output, on_device * scale.to(self.device, non_blocking=True), len(images))
         suppressed = time_sync(self.device)
         self.tally.seconds += np.array((loaded - started, inferred - loaded, suppressed - before_nms))
-        batch = in_original_pixels(index, images, targets * scale, paths, shapes, predictions)
+        return self._count(index, images, targets * scale, paths, shapes, predictions, output, *more)
+
+    def _count(self, *facts: Any) -> BatchResult:
+        """Add a batch to the tally: the arguments of ``in_original_pixels``, the network's output."""
+        batch = in_original_pixels(*facts[:6])
         for detections, labels in zip(batch.detections, batch.labels, strict=True):
             self.tally.add(detections.numpy(), labels)
         return batch
 
-    def _add_loss(self, output: Any, targets: torch.Tensor) -> None:
+    def _add_loss(self, output: Any, targets: torch.Tensor, *more: Any) -> None:
         """Add a batch's loss items, computed in float32, without waiting for the device."""
         self.tally.batches += 1
         if self.loss is not None:
-            items = self.loss([raw.float() for raw in output[1]], targets)[1]
+            items = self._loss_items(output, targets, *more)
             self.tally.loss = items if self.tally.loss is None else self.tally.loss + items
+
+    def _loss_items(self, output: Any, targets: torch.Tensor, *_: Any) -> torch.Tensor:
+        return self.loss([raw.float() for raw in output[1]], targets)[1]
 
     def _suppress(self, output: Any, targets: torch.Tensor, count: int) -> list[torch.Tensor]:
         """Return each of ``count`` images' detections; targets (n, 6) are in pixels."""
@@ -224,10 +242,10 @@ def _device_of(model: nn.Module) -> torch.device:
     return device if isinstance(device, torch.device) else next(model.parameters()).device
 
 
-def _with_progress(loader: Iterable[Any]) -> Iterator[Any]:
+def _with_progress(loader: Iterable[Any], header: str) -> Iterator[Any]:
     """Iterate under a progress bar that carries the table's heading."""
     quiet = not LOGGER.isEnabledFor(logging.INFO)
-    return iter(tqdm(loader, desc=HEADER, bar_format=TQDM_BAR_FORMAT, disable=quiet))
+    return iter(tqdm(loader, desc=header, bar_format=TQDM_BAR_FORMAT, disable=quiet))
 
 
 @contextlib.contextmanager
@@ -261,7 +279,7 @@ def _loss_for_validation(compute_loss: Any) -> Any:
     return local
 
 
-def _count_images(tally: _Tally, targets: torch.Tensor, paths: Sequence[str]) -> None:
+def _count_images(tally: Tally, targets: torch.Tensor, paths: Sequence[str]) -> None:
     """Count in how many images of a batch each class occurs.
 
     Raises:
@@ -289,7 +307,7 @@ def _report_batch(
     run_hook("on_val_batch_end", *facts)
 
 
-class _Pictures:
+class Pictures:
     """Save pictures of the first batches, with labels and with predictions."""
 
     def __init__(self, save_dir: Path, names: dict[int, str]):
@@ -305,3 +323,19 @@ class _Pictures:
         predicted = output_to_target(batch.predictions)
         plot_images(batch.images, batch.targets, batch.paths, f"{stem}_labels.jpg", self.names)
         plot_images(batch.images, predicted, batch.paths, f"{stem}_pred.jpg", self.names)
+
+
+class Parts(NamedTuple):
+    """What an evaluation is made of: here of boxes.
+
+    Attributes:
+        step: takes a batch from the loader to counted detections.
+        tally: gathers image by image.
+        pictures: draws the first batches.
+        header: heading of the table.
+    """
+
+    step: Callable[..., Pass] = Pass
+    tally: Callable[..., Any] = Tally
+    pictures: Callable[..., Observer] = Pictures
+    header: str = HEADER

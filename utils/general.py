@@ -93,6 +93,7 @@ _FORWARDED = {
     "utils.metrics": ("fitness",),
     "utils.model_ops": ("make_divisible",),
     "utils.nms": ("non_max_suppression",),
+    "utils.second_stage": ("apply_classifier",),
     "utils.torch_utils": ("init_seeds", "intersect_dicts"),
 }  # fmt: skip
 _OWNERS = {name: module for module, names in _FORWARDED.items() for name in names}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    "IMG_FORMATS", "VID_FORMATS", "ImageError", "check_jpeg_end", "decode", "exif_size", "image_size", "imread",
-    "imwrite", "read_image_file", "require_cv2",
+    "IMG_FORMATS", "VID_FORMATS", "ImageError", "check_jpeg_end", "decode", "exif_size", "exif_transpose", "image_size",
+    "imread", "imwrite", "read_image_file", "require_cv2",
 ]  # fmt: skip
 
 IMG_FORMATS = "bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm"
@@ -153,6 +153,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise ImageError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise ImageError(f"{path}: cannot be read as an image: {error}") from None
+
+
+def exif_transpose(image: Image.Image) -> Image.Image:
+    """Return a Pillow image turned upright by its EXIF orientation, which the result no longer carries."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def exif_size(img: Image.Image) -> tuple[int, int]:

@@ -25,8 +25,8 @@ from utils.images import check_jpeg_end, decode, read_image_file
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 
 __all__ = [
-    "LabelFile", "LabelTable", "Problem", "ScanReport", "get_hash", "img2label_paths", "read_label_file", "scan_labels",
-    "verify_image_label",
+    "LabelFile", "LabelTable", "Problem", "ScanReport", "get_hash", "img2label_paths", "read_label_file", "scan_images",
+    "scan_labels", "verify_image_label",
 ]  # fmt: skip
 
 MIN_SIDE = 10  # pixels; smaller images are left out
@@ -96,6 +96,14 @@ def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
     return table
 
 
+def scan_images(im_files: list[str], cache_path: str | Path | None = None, prefix: str = "") -> LabelTable:
+    """Check images that have no label files, with the cache of ``scan_labels``; log nothing of what is found."""
+    no_labels = [""] * len(im_files)
+    path = cache_file(cache_path) if cache_path else None
+    table = load_cache(path, im_files, no_labels) if path else None
+    return _scan(im_files, no_labels, path, prefix, None) if table is None else table
+
+
 def verify_image_label(args: tuple[str, str, str]) -> list[Any]:
     """Check one image and its label file.
 
@@ -159,7 +167,8 @@ def _scan(
 ) -> LabelTable:
     state = fingerprint(im_files, label_files) if cache_path else None
     checked = []
-    description = f"{prefix}Scanning {Path(label_files[0]).parent if label_files else ''}..."
+    folder = Path((label_files or [""])[0] or (im_files or [""])[0]).parent
+    description = f"{prefix}Scanning {folder}..."
     quiet = not LOGGER.isEnabledFor(logging.INFO)
     bar = tqdm(total=len(im_files), desc=description, bar_format=TQDM_BAR_FORMAT, disable=quiet, leave=False)
     with bar:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from utils.balance.class_weights import first_weighted_epoch
-from utils.balance.exchange import Sums
+from utils.balance.exchange import Sums, as_saved
 from utils.balance.head_modifiers import HardObjects, HeadModifiers
 from utils.balance.loss_layers import (
     Batch,
     HeadLayer,
     Layer,
     Scene,
+    Terms,
     box_ciou,
     cell_view,
     class_view,
@@ -95,9 +96,7 @@ class ComputeLoss:
         self.hyp = {**hyp, **changes} if changes else hyp
         self.na, self.nc, self.nl, self.anchors = head.na, head.nc, head.nl, head.anchors
         self.cp, self.cn = smooth_bce(self.hyp.get("label_smoothing", 0.0))
-        self.gr = 1.0
-        self.is_filler = False
-        self.adapts = True
+        self.gr, self.is_filler, self.adapts = 1.0, False, True
         self.autobalance = autobalance
         strides = [int(stride) for stride in head.stride]
         self.ssi = strides.index(REFERENCE_STRIDE) if autobalance and REFERENCE_STRIDE in strides else 0
@@ -107,8 +106,9 @@ class ComputeLoss:
         self.class_weights = checked_weights(class_weights, self.nc, self.device)
         self.is_softmax = class_activation(self.hyp) == "softmax"
         self.class_weights_mode = checked_mode(class_weights_mode or self.hyp.get("cls_weights_mode") or "row")
-        in_hyp = bool(self.hyp.get("cls_weights_obj"))
-        self.obj_class_weights = in_hyp if obj_class_weights is None else obj_class_weights
+        self.obj_class_weights = bool(
+            self.hyp.get("cls_weights_obj") if obj_class_weights is None else obj_class_weights
+        )
         self._share: Tensor | None = None
         self.set_epoch(0, 1)
 
@@ -144,6 +144,12 @@ class ComputeLoss:
         Returns:
             (1,) total times the batch size, and (3,) detached box, obj and cls terms for one image.
         """
+        terms = self._terms(p, targets)
+        items = torch.cat((terms.box * self.hyp["box"], terms.obj * self.hyp["obj"], terms.cls * self.hyp["cls"]))
+        return items.sum(0, keepdim=True) * terms.batch.images, items.detach()
+
+    def _terms(self, p: Sequence[Tensor], targets: Tensor) -> Terms:
+        """Return the terms of a batch without their gains; arguments as of a call."""
         targets = targets[:0] if self.is_filler else targets
         layers = [self._layer(raw, match, targets) for raw, match in zip(p, self._matches(p, targets), strict=True)]
         sums = self._counted([len(layer.cells) for layer in layers], p[0].shape[0])
@@ -161,8 +167,7 @@ class ComputeLoss:
         lcls = self._class_loss(layers, classes, sums, batch)
         lobj = self._object_loss(layers, objects, sums, batch)
         self._learn(sums)
-        items = torch.cat((lbox * self.hyp["box"], lobj * self.hyp["obj"], lcls * self.hyp["cls"]))
-        return items.sum(0, keepdim=True) * batch.images, items.detach()
+        return Terms(lbox, lobj, lcls, layers, batch)
 
     # ---- class term
     def _class_layer(self, i: int, layer: Layer, scene: Scene, sums: Sums) -> HeadLayer:
@@ -443,8 +448,3 @@ class ComputeLoss:
             self.cls_modifiers.absorb(sums)
             self.obj_modifiers.absorb(sums)
             self.BCEcls.step()
-
-
-def as_saved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

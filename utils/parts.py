@@ -67,6 +67,12 @@ def label_text(classes: np.ndarray, xywhn: np.ndarray) -> str:
     return "".join(lines)
 
 
+def outline_text(classes: np.ndarray, outlines: Sequence[np.ndarray]) -> str:
+    """Return a label file's text: ``class x1 y1 x2 y2 ...`` a line, (n,) classes and n normalised outlines."""
+    pairs = zip(classes, outlines, strict=True)
+    return "".join(f"{int(c)} {' '.join(f'{v:.5f}' for v in points.ravel())}\n" for c, points in pairs)
+
+
 def jpeg_bytes(image: np.ndarray, quality: int = settings.JPEG_QUALITY) -> bytes:
     """Return a (H, W, 3) uint8 BGR image as JPEG."""
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
@@ -82,7 +88,9 @@ def _draw_share(folder: Path, recipe: Recipe, share: int, shares: int) -> Iterat
             classes = picture.classes.copy()
             for position in wrong.get(index, ()):
                 classes[position] = MISTAKEN_FOR[int(classes[position])]
-            text = label_text(classes, picture.xywhn())
+            text = (
+                outline_text(classes, picture.outlines()) if recipe.outlines else label_text(classes, picture.xywhn())
+            )
             (folder / "labels" / split / f"{index:05d}.txt").write_bytes(text.encode())
             (folder / "images" / split / f"{index:05d}.jpg").write_bytes(jpeg_bytes(picture.image))
             yield 1
@@ -261,6 +269,7 @@ def generate(  # noqa: PLR0913
     imbalance: float = 1.0,
     label_noise: float = 0.0,
     seed: int = settings.SEED,
+    outlines: bool = False,
 ) -> None:
     """Draw a data set at ``root``, unless the very same one is there.
 
@@ -271,12 +280,13 @@ def generate(  # noqa: PLR0913
         imbalance: 0 even classes, 1 as uneven as the default set, more is more (see Recipe).
         label_noise: share of training boxes with a wrong class; parts.json lists them.
         seed: of all chance.
+        outlines: write outlines as labels, for segmentation.
 
     Raises:
         InputError: a setting is out of range, or ``root`` holds something else or cannot be written.
         WorkError: the disk filled up or a drawing process ended.
     """
-    recipe = Recipe(n_train, n_val, imbalance, label_noise, seed)
+    recipe = Recipe(n_train, n_val, imbalance, label_noise, seed, outlines)
     marker = _make(Path(root), recipe)
     if marker is not None and Recipe(**marker["recipe"]) != recipe:
         raise InputError(
@@ -323,6 +333,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imbalance", type=float, default=1.0, help="0 even classes, 1 as the default set, up to 4")
     parser.add_argument("--label-noise", type=float, default=0.0, help="share of training boxes with a wrong class")
     parser.add_argument("--seed", type=int, default=settings.SEED, help="of all chance")
+    parser.add_argument("--outlines", action="store_true", help="labels are outlines, for segmentation")
     parser.add_argument("--pictures", type=Path, help="folder for the sample pictures workbench*.jpg")
     parser.add_argument("--sheet", type=Path, help="file for an overview picture with boxes")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -341,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logging()
     if options.out is not None:
         settings_given = {"imbalance": options.imbalance, "label_noise": options.label_noise, "seed": options.seed}
-        generate(options.out, options.train, options.val, **settings_given)
+        generate(options.out, options.train, options.val, **settings_given, outlines=options.outlines)
     from utils.parts_drawing.gallery import write_pictures, write_sheet
 
     if options.pictures is not None:

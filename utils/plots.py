@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,11 @@ __all__ = (
     "xyxy2xywh",
 )
 
-_OWNERS = {"TryExcept": "utils", "threaded": "utils"}  # YOLOv5 offers these names here as well
+_OWNERS = {  # YOLOv5 offers these names here as well
+    "TryExcept": "utils",
+    "profile_idetection": "utils.plotting.idetection",
+    "threaded": "utils",
+}
 
 RANK = int(os.getenv("RANK", "-1"))
 LARGEST_MOSAIC = 1920  # pixels of the longer side
@@ -156,6 +160,18 @@ def plot_images(  # noqa: PLR0913 (inherited signature)
     Raises:
         WorkError: the picture cannot be written.
     """
+    save_batch(images, targets, paths, fname, names)
+
+
+def save_batch(  # noqa: PLR0913 (as plot_images, with what masks add)
+    images: torch.Tensor | np.ndarray,
+    targets: torch.Tensor | np.ndarray,
+    paths: Sequence[str] | None,
+    fname: str | Path,
+    names: Mapping[int, str] | Sequence[str] | None,
+    below: Callable[[int, np.ndarray], np.ndarray] | None = None,
+) -> None:
+    """Do what ``plot_images`` does; ``below`` draws on each image's tile (number, (h, w, 3) RGB) before the boxes."""
     batch = _as_rgb_batch(images[:MOST_IMAGES])
     rows = targets.detach().cpu().float().numpy() if isinstance(targets, torch.Tensor) else np.asarray(targets)
     rows = rows if len(rows) else np.zeros((0, 6))
@@ -165,6 +181,7 @@ def plot_images(  # noqa: PLR0913 (inherited signature)
     tiles = []
     for i, image in enumerate(batch):
         tile = image if size == image.shape[1::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        tile = tile if below is None else below(i, tile)
         mine = rows[rows[:, 0] == i]
         title = Path(paths[i]).name if paths else ""
         tiles.append(_annotated_tile(tile, mine, size[0] / batch.shape[2], shown, title))

@@ -44,7 +44,12 @@ WORLD_SIZE = int(os.getenv("WORLD_SIZE", "1"))
 
 CUBLAS_WORKSPACE = ":4096:8"  # makes cuBLAS repeatable: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
 NORMS = tuple(value for name, value in vars(nn).items() if "Norm" in name and isinstance(value, type))
-_ELSEWHERE = {"check_version": "utils.general", "git_describe": "utils.general", "file_date": "utils.general"}
+_ELSEWHERE = {
+    "check_version": "utils.general",
+    "file_date": "utils.general",
+    "git_describe": "utils.general",
+    "smart_hub_load": "utils.hub_load",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -55,6 +55,16 @@ class Layer(NamedTuple):
         return cells
 
 
+class Terms(NamedTuple):
+    """The box, objectness and class terms of a batch, (1,) each and without gains, with the layers they come from."""
+
+    box: Tensor
+    obj: Tensor
+    cls: Tensor
+    layers: list[Layer]
+    batch: Batch
+
+
 class Scene(NamedTuple):
     """What modifiers ask of a batch's labels.
 

@@ -19,6 +19,7 @@ from torch import nn
 from utils.checkpoints.calls import MAX_EMPTY_SIDE
 from utils.checkpoints.complaints import Refused
 from utils.checkpoints.expansion import check_expansion
+from utils.checkpoints.image_classifiers import BUILDERS, CHOICE_PATH, LAYER_PATHS, TRANSFORM_PATHS
 from utils.checkpoints.scan import PASS_CLASS
 
 _COMMON = (
@@ -55,6 +56,7 @@ MODULE_PATHS: dict[str, str] = {
         f"utils.activations.{name}": f"utils.activations.{name}"
         for name in ("SiLU", "Hardswish", "Mish", "MemoryEfficientMish", "FReLU", "AconC", "MetaAconC")
     },
+    **{path: path for path in LAYER_PATHS},
     # names of earlier releases
     "models.yolo.Model": "models.yolo.DetectionModel",
     "models.experimental.CrossConv": "models.common.CrossConv",
@@ -190,8 +192,18 @@ def _stand_in(path: str) -> type[StandIn]:
     return type(path.rsplit(".", 1)[-1], (StandIn,), {"path": path})
 
 
+class TransformChoice(StandIn):
+    """A choice among a clone's transforms, made of one word."""
+
+    path = CHOICE_PATH
+
+    def __init__(self, *value: Any):
+        super().__init__(*(() if len(_only_text(value)) == 1 else value))
+
+
 STAND_INS: dict[str, Callable] = {
-    **{path: _stand_in(path) for path in MODULE_PATHS},
+    **{path: _stand_in(path) for path in (*MODULE_PATHS, *TRANSFORM_PATHS)},
+    CHOICE_PATH: TransformChoice,
     **{
         f"{place}.{kind}": _posix_path
         for place in ("pathlib", "pathlib._local")
@@ -231,7 +243,9 @@ _HOOKS = frozenset(
     }
 )  # fmt: skip
 _STRUCTURE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook")
-_DROPPED = frozenset({*_HOOKS, *_STRUCTURE, "process_group", "ddp_gpu_size", "_compiled_call_impl", "_backend"})
+_DROPPED = frozenset(
+    {*_HOOKS, *_STRUCTURE, *BUILDERS, "process_group", "ddp_gpu_size", "_compiled_call_impl", "_backend"}
+)
 # Attributes that a class of today's torch reads and an older pickle lacks.
 _LATER_ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Upsample": {"recompute_scale_factor": None},
@@ -314,6 +328,8 @@ class Builder:
             return self._made[id(stand_in)]
         if id(stand_in) in self._open:
             raise Refused(f"{stand_in.path} that contains itself")
+        if stand_in.path not in MODULE_PATHS:
+            raise Refused(f"{stand_in.path} as a layer")
         self._open.add(id(stand_in))
         state = stand_in.state
         if not isinstance(state, dict) or not all(type(key) is str for key in state):
@@ -357,7 +373,7 @@ class Builder:
         """Return the instance attributes, refusing any that would stand in for a method or hold something callable."""
         attributes = dict(_LATER_ATTRIBUTES.get(cls.__name__, {}))
         for key, value in state.items():
-            if key in _DROPPED:
+            if key in _DROPPED or (isinstance(value, StandIn) and value.path in TRANSFORM_PATHS):
                 continue
             if isinstance(value, DetectForward) and path == "models.yolo.Segment" and key == "detect":
                 attributes[key] = resolve("models.yolo.Detect").forward

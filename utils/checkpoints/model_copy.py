@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.checkpoints.image_classifiers import BUILDERS
 from utils.errors import WorkError
 
 _WIDENED = {
@@ -20,7 +21,9 @@ _NETWORK_ATTRIBUTES = frozenset(
     {"class_weights", "hyp", "inplace", "names", "nc", "save", "stride", "training", "yaml", "yaml_file"}
 )
 _HEAD_CACHES = ("anchor_grid", "grid")
-_NOT_KEPT = frozenset({"process_group", "ddp_gpu_size", "_compiled_call_impl", "_forward_hooks", "export", "dynamic"})
+_NOT_KEPT = frozenset(
+    {"process_group", "ddp_gpu_size", "_compiled_call_impl", "_forward_hooks", "export", "dynamic", *BUILDERS}
+)
 _TENSOR_DICTS = ("_parameters", "_buffers")
 
 

@@ -61,7 +61,12 @@ class CocoJson:
     Args:
         class_map: category id of each class.
         names: class names by number.
+
+    Attributes:
+        measures: what is scored, by COCO's names.
     """
+
+    measures: tuple[str, ...] = ("bbox",)
 
     def __init__(self, class_map: Sequence[int], names: Mapping[int, str]):
         self.class_map = class_map
@@ -75,7 +80,7 @@ class CocoJson:
     def __call__(self, batch: BatchResult) -> None:
         """Take in one batch."""
         for i, path in enumerate(batch.paths):
-            before = len(self.results)
+            before, first = len(self.results), len(self._annotations)
             save_one_json(batch.detections[i], self.results, path, self.class_map)
             self._per_image.append(len(self.results) - before)
             self.paths.append(str(path))
@@ -83,6 +88,10 @@ class CocoJson:
             number = len(self.paths)
             self._images.append({"id": number, "width": int(width), "height": int(height), "file_name": str(path)})
             self._annotate(batch.labels[i], number)
+            self._add_more(batch, i, self.results[before:], self._annotations[first:])
+
+    def _add_more(self, batch: Any, i: int, results: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+        """Add what is known beside the boxes to image i's results and annotations: nothing."""
 
     def _annotate(self, labels: np.ndarray, image: int) -> None:
         """Add labels (m, 5) class, xyxy as annotations; ids begin at 1, as 0 means no match to the scoring code."""
@@ -118,7 +127,12 @@ class CocoJson:
 
     def score_against(self, annotations: Path) -> tuple[float, float]:
         """Return (mAP50-95, mAP50) against an annotation file, over the evaluated images alone."""
-        return coco_score(str(annotations), self.results, [image_id(path) for path in self.paths])
+        return self.scores_against(annotations)[0]
+
+    def scores_against(self, annotations: Path) -> list[tuple[float, float]]:
+        """Return (mAP50-95, mAP50) of each of ``measures`` against an annotation file."""
+        images = [image_id(path) for path in self.paths]
+        return [coco_score(str(annotations), self.results, images, measure) for measure in self.measures]
 
     def score_against_labels(self) -> tuple[float, float]:
         """Return (mAP50-95, mAP50) against the data set's own labels, images numbered in order of evaluation."""
@@ -126,13 +140,17 @@ class CocoJson:
         truth = {"info": {}, "images": self._images, "annotations": self._annotations, "categories": categories}
         numbers = np.repeat(np.arange(1, len(self.paths) + 1), self._per_image).tolist()
         results = [{**row, "image_id": number} for row, number in zip(self.results, numbers, strict=True)]
-        return coco_score(truth, results, [image["id"] for image in self._images])
+        images = [image["id"] for image in self._images]
+        return [coco_score(truth, results, images, measure) for measure in self.measures][0]
 
 
 def coco_score(
-    annotations: str | dict[str, Any], results: list[dict[str, Any]], image_ids: Sequence[int | str]
+    annotations: str | dict[str, Any],
+    results: list[dict[str, Any]],
+    image_ids: Sequence[int | str],
+    measure: str = "bbox",
 ) -> tuple[float, float]:
-    """Return (mAP50-95, mAP50) of box results by pycocotools' rules and log its summary.
+    """Return (mAP50-95, mAP50) of results by pycocotools' rules and log its summary; ``measure`` bbox or segm.
 
     Raises:
         WorkError: nothing was detected, or the scoring package is missing or refuses the input.
@@ -146,7 +164,7 @@ def coco_score(
     try:
         with redirect_stdout(StringIO()):
             truth = COCO(annotations)
-            evaluation = COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=LOGGER.info)
+            evaluation = COCOeval_faster(truth, truth.loadRes(results), measure, print_function=LOGGER.info)
             evaluation.params.imgIds = list(image_ids)
             evaluation.evaluate()
             evaluation.accumulate()

@@ -21,7 +21,9 @@ from utils.logs import LOGGER
 from utils.outputs.stems import output_stems
 from utils.safe_write import part_beside
 
-__all__ = ["DetectionWriter", "Item", "OutputOptions", "output_stems", "safe_name", "text_line"]
+__all__ = [
+    "DetectionWriter", "Item", "OutputOptions", "open_for_appending", "output_stems", "safe_name", "text_line",
+]  # fmt: skip
 
 CSV_COLUMNS = ("Image Name", "Prediction", "Confidence")
 FALLBACK_FPS = 30
@@ -133,22 +135,30 @@ class DetectionWriter:
             self._write_picture(item, drawn)
         return drawn
 
+    def text_path(self, item: Item) -> Path:
+        """Return the text file of an image or frame."""
+        number = "" if item.frame is None else f"_{item.frame}"
+        return self.folder / "labels" / item.stem.parent / f"{item.stem.name}{number}.txt"
+
     def _write_text(self, item: Item, rows: Tensor) -> None:
         if not self.options.txt:
             return
-        number = "" if item.frame is None else f"_{item.frame}"
-        file = self.folder / "labels" / item.stem.parent / f"{item.stem.name}{number}.txt"
-        lines = [text_line(row[5].item(), row[:4], row[4].item(), item.image.shape, self.options) for row in rows]
-        with _open_for_appending(file) as stream:
+        file = self.text_path(item)
+        lines = self._text_lines(item, rows)
+        with open_for_appending(file) as stream:
             stream.writelines(f"{line}\n" for line in lines)
         self.text_files.add(file)
+
+    def _text_lines(self, item: Item, rows: Tensor) -> list[str]:
+        """Return the lines of a label file."""
+        return [text_line(row[5].item(), row[:4], row[4].item(), item.image.shape, self.options) for row in rows]
 
     def _write_csv(self, item: Item, rows: Tensor) -> None:
         if not self.options.csv:
             return
         file = self.folder / "predictions.csv"
         is_new = not file.exists()
-        with _open_for_appending(file) as stream:
+        with open_for_appending(file) as stream:
             writer = csv.writer(stream)
             if is_new:
                 writer.writerow(CSV_COLUMNS)
@@ -157,12 +167,16 @@ class DetectionWriter:
     def _draw(self, item: Item, rows: Tensor) -> np.ndarray:
         options = self.options
         image = item.image if item.frame is None else item.image.copy()  # a stream may give a frame once more
+        self._draw_below(image, rows)
         annotator = Annotator(image, line_width=options.line_thickness, example=self.names)
         for *xyxy, conf, cls in rows.tolist():
             name = self.names[int(cls)]
             label = "" if options.hide_labels else name if options.hide_conf else f"{name} {conf:.2f}"
             annotator.box_label(xyxy, label, color=colors(int(cls), True))
         return annotator.result()
+
+    def _draw_below(self, image: np.ndarray, rows: Tensor) -> None:
+        """Draw what lies below the boxes of (n, 6) detections, in place: nothing."""
 
     def _write_crops(self, item: Item, rows: Tensor) -> None:
         for row in rows:
@@ -212,7 +226,7 @@ class DetectionWriter:
         self._videos.clear()
 
 
-def _open_for_appending(file: Path) -> Any:
+def open_for_appending(file: Path) -> Any:
     """Open a text file to add lines; the folder is made when missing.
 
     Raises:

@@ -26,6 +26,7 @@ class Recipe:
             1.6 %), larger values more uneven ones: shares are the default's to this power. Validation keeps its own.
         label_noise: share of training boxes that are given the class they are most easily mistaken for.
         seed: of the training pictures; validation uses the next one.
+        outlines: labels are outlines, for segmentation, in place of boxes.
     """
 
     n_train: int = settings.TRAIN_IMAGES
@@ -33,6 +34,7 @@ class Recipe:
     imbalance: float = 1.0
     label_noise: float = 0.0
     seed: int = settings.SEED
+    outlines: bool = False
 
     def __post_init__(self) -> None:
         checks = (

@@ -71,6 +71,14 @@ class Picture:
         low, high = self.xyxy[:, :2], self.xyxy[:, 2:]
         return np.concatenate(((low + high) / 2, high - low), 1) / np.array([width, height, width, height])
 
+    def outlines(self) -> list[np.ndarray]:
+        """Return n outlines (points, 2) of the parts' visible pixels, normalised; holes are filled."""
+        from utils.segment.outlines import mask_outline
+
+        sides = np.array(self.owner.shape[::-1])
+        masks = ((self.owner == number).astype(np.uint8) for number in self.numbers)
+        return [(mask_outline(mask) + 0.5) / sides for mask in masks]
+
 
 @dataclass(frozen=True)
 class Placed:

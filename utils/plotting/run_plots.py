@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,20 +71,43 @@ def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "")
         MissingFileError: no results.csv there.
         InputError: a file of another form.
     """
+    draw_results(file, dir, RESULT_COLUMNS, (12, 6))
+
+
+def draw_results(
+    file: str | Path,
+    dir: str | Path,  # noqa: A002 (as plot_results calls it)
+    columns: Sequence[int],
+    size: tuple[float, float],
+    best: Callable[[np.ndarray], int] | None = None,
+) -> None:
+    """Save results.png: columns of results*.csv over the epochs in two rows; as ``plot_results``.
+
+    Args:
+        file, dir: as of ``plot_results``.
+        columns: numbers of the columns, an even count.
+        size: of the picture in units of 200 pixels.
+        best: (rows, columns) -> the row to mark, None for no mark.
+    """
     folder = Path(dir) if dir else Path(file).parent
     files = sorted(folder.glob("results*.csv")) if dir else [Path(file)]
     if not files:
         raise MissingFileError(f"{folder}: no results*.csv in this folder")
-    figure = new_figure(12, 6)
-    grid = figure.subplots(2, 5).ravel()
+    figure = new_figure(*size)
+    grid = figure.subplots(2, len(columns) // 2).ravel()
     for number, path in enumerate(files):
         header, table = read_table(path)
-        if len(header) <= max(RESULT_COLUMNS):
-            raise InputError(f"{path}: {len(header)} columns, at least {max(RESULT_COLUMNS) + 1} needed")
+        if len(header) <= max(columns):
+            raise InputError(f"{path}: {len(header)} columns, at least {max(columns) + 1} needed")
         color = LINE_COLORS[number % len(LINE_COLORS)]
-        for axes, column in zip(grid, RESULT_COLUMNS, strict=True):
+        marked = best(table) if best is not None and len(table) else None
+        for axes, column in zip(grid, columns, strict=True):
             _plot_column(axes, table[:, 0], table[:, column], (path.stem, color))
-            axes.set_title(header[column], fontsize=11)
+            title = header[column]
+            if marked is not None:
+                axes.plot(table[marked, 0], table[marked, column], "k*", markersize=9)
+                title += f"\n{table[marked, column]:.4g} at epoch {table[marked, 0]:g}"
+            axes.set_title(title, fontsize=11 if best is None else 9)
     grid[1].legend(fontsize=8)
     save_figure(figure, folder / "results.png", 200)
 

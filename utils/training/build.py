@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def load_data(path: str | dict, single_cls: bool) -> Data:
 
 def load_weights(weights: str, cfg: str, resume: bool) -> dict[str, Any] | None:
     """Return the checkpoint that ``--weights`` names, fetched when it is a released one that is missing; else None."""
+    from models.backend_formats.base import require_finite
     from utils.checkpoint import load_checkpoint
     from utils.downloads import attempt_download
 
@@ -89,22 +91,39 @@ def load_weights(weights: str, cfg: str, resume: bool) -> dict[str, Any] | None:
     checkpoint = load_checkpoint(attempt_download(weights))
     if not resume and not hasattr(checkpoint.get("model"), "yaml") and not cfg:
         raise InputError(f"--weights {weights}: it holds no model description; name one with --cfg")
+    require_finite(checkpoint["model"], [weights])
     return checkpoint
 
 
-def build_model(
-    cfg: str, checkpoint: dict[str, Any] | None, data: Data, hyp: Hyperparameters, resume: bool, device: torch.device
+def build_model(  # noqa: PLR0913, PLR0917 (what a network is built from)
+    cfg: str,
+    checkpoint: dict[str, Any] | None,
+    data: Data,
+    hyp: Hyperparameters,
+    resume: bool,
+    device: torch.device,
+    network: Callable[..., nn.Module],
+    head: type[nn.Module],
 ) -> nn.Module:
-    """Build the network for the data's classes and take over every weight of the checkpoint that fits."""
-    from models.backends import require_detector
-    from models.yolo import Model
+    """Build the network for the data's classes and take over every weight of the checkpoint that fits.
+
+    Args:
+        cfg: model YAML, '' for the checkpoint's.
+        checkpoint: may be None with ``cfg``.
+        data, hyp: of the run.
+        resume: take the anchors over in any case.
+        device: where to put it.
+        network: the model's class.
+        head: the class that its last layer must have.
+    """
+    from models.backends import require_head
     from utils.checkpoint import set_class_activation
     from utils.torch_utils import intersect_dicts
 
     anchors = hyp.get("anchors")
     source = None if checkpoint is None else checkpoint["model"]
-    model = Model(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
-    require_detector(model, f"--cfg {cfg}" if cfg else "--weights")
+    model = network(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
+    require_head(model, f"--cfg {cfg}" if cfg else "--weights", head)
     set_class_activation(model.model[-1], hyp)
     if checkpoint is None:
         return model
@@ -119,7 +138,7 @@ def build_model(
 def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
     """Freeze layers by number: ``[10]`` the first ten, ``[0, 1, 2]`` those named. Returns the frozen parameters."""
     layers = freeze if len(freeze) > 1 else range(freeze[0])
-    count = len(model.model)
+    count = len(model.model) if layers else 0  # networks of torchvision have no numbered layers
     beyond = [layer for layer in layers if not 0 <= layer < count]
     if beyond:
         raise InputError(
@@ -162,29 +181,36 @@ def check_space(opt: argparse.Namespace, model: nn.Module, optimizer: torch.opti
         check_free_space(folder, estimated_size(model, optimizer), others)
 
 
-def build_loaders(
-    opt: argparse.Namespace, hyp: Hyperparameters, data: Data, imgsz: int, stride: int, batch_size: int, world: World
+def build_loaders(  # noqa: PLR0913, PLR0917 (what the loaders are built from)
+    opt: argparse.Namespace,
+    hyp: Hyperparameters,
+    data: Data,
+    imgsz: int,
+    stride: int,
+    batch_size: int,
+    world: World,
+    create: Callable[..., tuple[Any, Any]],
+    **more: Any,
 ) -> tuple[Any, Any, Any]:
     """Return the training loader, its data set, and the validation loader (None but on the main process).
 
-    ``batch_size`` is the size per process.
+    ``batch_size`` is the size per process; ``create`` is ``create_dataloader`` of the task, ``more`` its own options.
     """
-    from utils.dataloaders import create_dataloader
     from utils.torch_utils import torch_distributed_zero_first
 
     with torch_distributed_zero_first(world.local_rank):  # the first process of a machine scans and caches the labels
-        loader, dataset = create_dataloader(
+        loader, dataset = create(
             data.train, imgsz, batch_size, stride, opt.single_cls, hyp=hyp, augment=True,
             cache=None if opt.cache == "val" else opt.cache, rect=opt.rect, rank=world.rank, workers=opt.workers,
             image_weights=opt.image_weights, quad=opt.quad, prefix=colorstr("train: "), shuffle=not opt.rect,
-            seed=opt.seed, nc=data.nc, require_labels=True, names=data.names,
+            seed=opt.seed, nc=data.nc, require_labels=True, names=data.names, **more,
         )  # fmt: skip
     if not world.is_main:
         return loader, dataset, None
-    val_loader, _ = create_dataloader(
+    val_loader, _ = create(
         data.val, imgsz, batch_size * 2, stride, opt.single_cls, hyp=hyp,
         cache=None if opt.noval else opt.cache, rect=True, rank=-1, workers=opt.workers * 2, pad=0.5,
-        prefix=colorstr("val: "), nc=data.nc,
+        prefix=colorstr("val: "), nc=data.nc, **more,
     )  # fmt: skip
     return loader, dataset, val_loader
 
@@ -270,18 +296,20 @@ def wrap_parallel(model: nn.Module, opt: argparse.Namespace, world: World, devic
     return smart_DDP(model) if world.is_distributed else model
 
 
-def build_criterion(model: nn.Module, hyp: Hyperparameters, balance: ClassBalance, world: World) -> Any:
-    """Build the loss; with several processes it divides by the matches of all of them."""
-    from utils.loss import ComputeLoss
+def build_criterion(
+    loss: Callable[..., Any], model: nn.Module, hyp: Hyperparameters, balance: ClassBalance, world: World, **more: Any
+) -> Any:
+    """Build a loss of ComputeLoss's kind; with several processes it divides by the matches of all of them."""
     from utils.training.distributed import world_sum
 
     weights = None if balance.weights is None else balance.weights.values.tolist()
-    return ComputeLoss(
+    return loss(
         model,
         hyp=hyp,
         class_weights=weights,
         class_counts=balance.instances.tolist(),
         world_sum=world_sum if world.is_distributed else None,
+        **more,
     )
 
 

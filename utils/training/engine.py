@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,19 @@ from tqdm import tqdm
 
 from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
+from utils.nested import arranged_like, flat_tensors
 from utils.rng import Stream, make_rng
 from utils.training.distributed import World, world_sum
 from utils.training.guard import LOOK_EVERY, MAX_IN_A_ROW, NotFinite, RunningStatistics, Tally, weights_are_finite
 from utils.training.schedule import Schedule
 
-LOSS_NAMES = ("box", "objectness", "classification")
+# Column of the console's table -> name of the loss term.
+DETECTION_LOSSES = {"box_loss": "box", "obj_loss": "objectness", "cls_loss": "classification"}
 MAX_GRADIENT_NORM = 10.0
 MAX_PIECES = 16  # a batch that does not fit into memory is halved at most four times
-HEADER = ("Epoch", "GPU_mem", "box_loss", "obj_loss", "cls_loss", "Instances", "Size")
 
-BatchHook = Callable[[int, torch.Tensor, torch.Tensor, list[str], torch.Tensor], None]
+BatchHook = Callable[[int, torch.Tensor, Sequence[Any], torch.Tensor], None]
+Feed = Callable[[Sequence[Any], torch.device], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
 
 
 @dataclass
@@ -36,8 +38,8 @@ class StepState:
         epoch: the epoch at work, or the next one when it is complete.
         batch: batches of that epoch that are done.
         last_optimizer_step: number of the step at which the optimizer last moved, -1 before the first.
-        loss_sum: (3,) sum over this epoch's batches of the box, objectness and classification losses, without those
-            that were not finite.
+        loss_sum: (terms,) sum over this epoch's batches of the loss's terms, for detection box, objectness and
+            classification, without those that were not finite.
         bad_batches: batches of this epoch whose loss was not finite.
         skipped: optimizer steps of the run that were skipped, because a loss or gradient was not finite.
         in_a_row: those since the last good step.
@@ -63,7 +65,13 @@ class StepState:
         if epoch == self.epoch and self.batch:
             return
         self.epoch, self.batch, self.bad_batches = epoch, 0, 0
-        self.loss_sum = torch.zeros(3, device=device)
+        self.loss_sum = torch.zeros(len(self.loss_sum), device=device)
+
+
+def images_and_targets(batch: Sequence[Any], device: torch.device) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return a batch (images (b, 3, h, w) uint8, targets (n, 6), ...) on the device: images 0 to 1, (targets,)."""
+    images = batch[0].to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
+    return images, (batch[1].to(device, non_blocking=True),)
 
 
 def multi_scale(images: torch.Tensor, imgsz: int, stride: int, seed: int, step: int) -> torch.Tensor:
@@ -86,7 +94,7 @@ class Engine:
 
     Attributes:
         model: the network, possibly wrapped for distributed training.
-        criterion: (outputs, targets (n, 6)) -> (loss (1,), items (3,)).
+        criterion: (outputs, *targets as ``feed`` returns them) -> (loss (1,), items (terms,)).
         optimizer: groups in the order biases, decayed weights, normalisation weights.
         schedule: rates, momentum and accumulation of each step.
         scaler: gradient scaler of fp16 training, disabled otherwise.
@@ -97,10 +105,12 @@ class Engine:
         loss_factor: 4 with the quad loader, else 1.
         resize: (images, step number) -> images, for multi-scale training.
         statistics: the running statistics of the model's batch norms, by default found in ``model``.
+        feed: (loader's batch, device) -> images for the model, further arguments of the criterion.
+        losses: column of the console's table -> name of each of the criterion's items.
     """
 
     model: nn.Module
-    criterion: Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    criterion: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -111,6 +121,8 @@ class Engine:
     loss_factor: float = 1.0
     resize: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     statistics: RunningStatistics | None = None
+    feed: Feed = images_and_targets
+    losses: Mapping[str, str] = field(default_factory=lambda: DETECTION_LOSSES)
 
     def __post_init__(self) -> None:
         if self.statistics is None:
@@ -124,13 +136,13 @@ class Engine:
         """Train from ``state.batch`` to the end of ``state.epoch``.
 
         Args:
-            loader: gives (images uint8 (b, 3, h, w), targets (n, 6), paths, shapes), set to the epoch and batch.
+            loader: gives batches that begin with images (b, 3, h, w), targets, paths; set to the epoch and batch.
             state: moved along, one batch at a time.
             epochs: number of epochs of the run, for the progress bar.
-            after_batch: called with (step, images, targets, paths, mean losses (3,)).
+            after_batch: called with (step, images, loader's batch, mean losses (terms,)).
 
         Returns:
-            Mean box, objectness and classification losses over the epoch and all processes.
+            Mean of each loss term over the epoch and all processes.
 
         Raises:
             NotFinite: several batches in a row were not finite, or the weights at the end are not.
@@ -142,26 +154,26 @@ class Engine:
             self.optimizer.zero_grad()  # a run that goes on within an epoch has restored its gradients
         self.tally = Tally.on(self.device, (state.in_a_row, state.skipped, state.bad_batches))
         self._bad_before = self.tally.in_a_row.clone()
-        for images, targets, paths, _ in self._with_progress(loader, state, epochs, total):
+        for batch in self._with_progress(loader, state, epochs, total):
             step = state.step
-            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
+            images, targets = self.feed(batch, self.device)
             if self.resize is not None:
                 images = self.resize(images, step)
             items, moves = self._step(images, targets, step, state, loader)
             if moves:
                 state.last_optimizer_step = step
             state.batch, state.step = state.batch + 1, step + 1
-            self._look(state, total, items, paths)
+            self._look(state, total, items, batch[2])
             if after_batch is not None:
-                after_batch(step, images, targets, paths, state.loss_sum / max(state.batch - state.bad_batches, 1))
+                after_batch(step, images, batch, state.loss_sum / max(state.batch - state.bad_batches, 1))
         if not weights_are_finite(self.model):
             raise NotFinite(f"epoch {state.epoch}: a weight is not finite after its last step")
         return (world_sum(state.loss_sum.clone()) / max(state.batch - state.bad_batches, 1)).tolist()
 
     def _step(
-        self, images: torch.Tensor, targets: torch.Tensor, step: int, state: StepState, loader: Any
+        self, images: torch.Tensor, targets: tuple[torch.Tensor, ...], step: int, state: StepState, loader: Any
     ) -> tuple[torch.Tensor, bool]:
-        """Run one batch forward and backward; return its losses (3,) and whether the optimizer was due."""
+        """Run one batch forward and backward; return its losses (terms,) and whether the optimizer was due."""
         accumulate = self.schedule.apply(self.optimizer, step, state.epoch)
         if state.rate_factor != 1:
             for group in self.optimizer.param_groups:
@@ -169,7 +181,6 @@ class Engine:
         moves = step - state.last_optimizer_step >= accumulate
         self.criterion.is_filler = loader.batch_sampler.real_count(state.batch) == 0
         self._keep()
-        targets = targets.to(self.device, non_blocking=True)
         while True:
             try:
                 items, bad = self._forward_backward(images, targets, moves, state.pieces)
@@ -186,20 +197,22 @@ class Engine:
     # Forward and backward ----------------------------------------------------------------------------------------
 
     def _forward_backward(
-        self, images: torch.Tensor, targets: torch.Tensor, moves: bool, pieces: int
+        self, images: torch.Tensor, targets: tuple[torch.Tensor, ...], moves: bool, pieces: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the losses (3,) of one batch and whether it is bad, () bool; its gradients are added up."""
+        """Return the losses (terms,) of one batch and whether it is bad, () bool; its gradients are added up."""
         if pieces > 1:
             return self._in_pieces(images, targets, pieces)
         with self._gradient_exchange(moves), self._autocast():
             outputs = self.model(images)
-            loss, items = self.criterion(outputs, targets)
+            loss, items = self.criterion(outputs, *targets)
         bad = self._judge(loss)
         with self._gradient_exchange(moves):
             self._backward(loss, bad)
         return items, bad
 
-    def _in_pieces(self, images: torch.Tensor, targets: torch.Tensor, pieces: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _in_pieces(
+        self, images: torch.Tensor, targets: tuple[torch.Tensor, ...], pieces: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Do what ``_forward_backward`` does with the activations of one piece of the batch in memory at a time.
 
         The loss of the whole batch is taken from outputs without a graph, and its gradient is led through each piece in
@@ -207,12 +220,14 @@ class Engine:
         """
         chunks = images.chunk(pieces)
         with torch.no_grad(), self._autocast():
-            levels = list(zip(*(self.model(chunk) for chunk in chunks), strict=True))
+            parts = [self.model(chunk) for chunk in chunks]
         self.statistics.undo()  # the second pass moves them
+        levels = zip(*map(flat_tensors, parts), strict=True)
         outputs = [torch.cat(level).requires_grad_() for level in levels]
-        del levels
+        arranged = arranged_like(parts[0], iter(outputs))
+        del levels, parts
         with self._autocast():
-            loss, items = self.criterion(outputs, targets)
+            loss, items = self.criterion(arranged, *targets)
         bad = self._judge(loss)
         self._backward(loss, bad)
         gradients = [output.grad.split([len(chunk) for chunk in chunks]) for output in outputs]
@@ -220,7 +235,7 @@ class Engine:
             with self._autocast():
                 again = self.model(chunk)
             self._in_backward = True
-            torch.autograd.backward(list(again), [level[number] for level in gradients])
+            torch.autograd.backward(flat_tensors(again), [level[number] for level in gradients])
             self._in_backward = False
         self.statistics.undo(bad)
         return items, bad
@@ -323,7 +338,7 @@ class Engine:
         state.in_a_row, state.skipped, state.bad_batches = in_a_row, skipped, bad_batches
         if not worse:
             return
-        terms = ", ".join(f"{name} {value:g}" for name, value in zip(LOSS_NAMES, items.tolist(), strict=True))
+        terms = ", ".join(f"{name} {value:g}" for name, value in zip(self.losses.values(), items.tolist(), strict=True))
         since = f"batch {state.batch - 1}" if self.device.type != "cuda" else f"batches up to {state.batch - 1}"
         LOGGER.warning(
             f"WARNING epoch {state.epoch}, {since}: a loss or gradient is not finite ({terms}); its optimizer step is "
@@ -348,7 +363,8 @@ class Engine:
         if not self.world.is_main:
             yield from loader
             return
-        LOGGER.info("\n" + "%11s" * 7, *HEADER)
+        header = ("Epoch", "GPU_mem", *self.losses, "Instances", "Size")
+        LOGGER.info("\n" + "%11s" * len(header), *header)
         bar = tqdm(total=total, initial=state.batch, bar_format=TQDM_BAR_FORMAT, mininterval=1.0)
         with bar:
             for batch in loader:
@@ -361,4 +377,5 @@ class Engine:
         memory = torch.cuda.memory_reserved() / 1e9 if self.device.type == "cuda" else 0.0
         means = (state.loss_sum * self.world.size / max(state.batch, 1)).tolist()  # the others' are about the same
         place = f"{state.epoch}/{epochs - 1}"
-        return ("%11s" * 2 + "%11.4g" * 5) % (place, f"{memory:.3g}G", *means, batch[1].shape[0], batch[0].shape[-1])
+        numbers = (*means, batch[1].shape[0], batch[0].shape[-1])
+        return ("%11s" * 2 + "%11.4g" * len(numbers)) % (place, f"{memory:.3g}G", *numbers)

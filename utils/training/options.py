@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,22 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "label_smoothing": (0.0, 1.0), "save_period": (-1, None), "save_steps": (0, None), "bbox_interval": (-1, None),
 }  # fmt: skip
 
+# Options of train.py that a session reads and that another task's command may lack, with what switches them off.
+SHARED = {
+    "cfg": "", "hyp": {}, "rect": False, "resume": False, "nosave": False, "noval": False, "noautoanchor": False,
+    "noplots": False, "evolve": None, "resume_evolve": None, "cache": None, "image_weights": False,
+    "multi_scale": False, "single_cls": False, "sync_bn": False, "quad": False, "cos_lr": False,
+    "label_smoothing": 0.0, "patience": 100, "freeze": [0], "save_period": -1, "save_steps": 0, "diagnose": False,
+    "bbox_interval": -1, "entity": None, "upload_dataset": False, "bucket": "",
+}  # fmt: skip
+
+
+def fill_missing(opt: argparse.Namespace) -> None:
+    """Give the options of SHARED that a task's command lacks."""
+    for name, value in SHARED.items():
+        if not hasattr(opt, name):
+            setattr(opt, name, copy.copy(value))
+
 
 def check_options(opt: argparse.Namespace, world_size: int) -> None:
     """Check every option of train.py that has a range or excludes another.
@@ -39,13 +56,22 @@ def check_options(opt: argparse.Namespace, world_size: int) -> None:
         problems.append(f"--batch-size {opt.batch_size}: allowed is at least 1, or -1 to choose by free GPU memory")
     if opt.cache not in {None, "ram", "disk", "val"}:
         problems.append(f"--cache {opt.cache}: allowed are ram, disk, val")
-    if opt.evolve or opt.resume_evolve:
-        problems.append("--evolve: not available in this version; allowed are single runs")
+    if opt.evolve is not None or opt.resume_evolve:
+        from utils.evolution.options import evolution_problems
+
+        problems += evolution_problems(opt, world_size)
+    problems += _unknown_services()
     problems += _excluded_together(opt)
     if world_size > 1:
         problems += _problems_of_several_processes(opt, world_size)
     if problems:
         raise InputErrors(problems)
+
+
+def _unknown_services() -> list[str]:
+    from utils.loggers.services import unknown_services
+
+    return unknown_services()
 
 
 def _excluded_together(opt: argparse.Namespace) -> list[str]:
@@ -72,10 +98,8 @@ def _problems_of_several_processes(opt: argparse.Namespace, world_size: int) -> 
 
 def warn_unused(opt: argparse.Namespace) -> None:
     """Say which given options have no effect in this version, so that none is ignored in silence."""
-    unused = {"entity": None, "upload_dataset": False, "bucket": ""}
-    for name, default in unused.items():
-        if getattr(opt, name) != default:
-            LOGGER.warning(f"WARNING --{name} {getattr(opt, name)}: has no effect, no online service is used")
+    if opt.bucket:
+        LOGGER.warning(f"WARNING --bucket {opt.bucket}: has no effect, all files stay in the run's folder")
     devices = [part for part in str(opt.device or "").split(",") if part.strip()]
     if len(devices) > 1 and not World.from_environment().is_distributed:
         LOGGER.warning(

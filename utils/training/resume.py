@@ -94,7 +94,7 @@ def restore(block: dict[str, Any], model: nn.Module, engine: Engine, stopper: An
     state = StepState(**{key: block[key] for key in _NUMBERS if key in block})
     rank = max(engine.world.rank, 0)
     rows = {name: row[rank].to(engine.device) for name, row in block.get("rows", {}).items()}
-    state.loss_sum = rows.get("loss_sum", torch.zeros(3, device=engine.device))
+    state.loss_sum = rows.get("loss_sum", torch.zeros(len(engine.losses), device=engine.device))
     state.bad_batches = int(rows.get("bad_batches", 0))
     if "loss_share" in rows:
         engine.criterion.load_state_dict({**engine.criterion.state_dict(), "loss_share": rows["loss_share"]})

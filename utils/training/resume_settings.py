@@ -29,6 +29,8 @@ _MEANINGS = {
     "labels": "the training labels are not the same",
     "val_image_files": "the validation images (names, sizes or order) are not the same",
     "val_labels": "the validation labels are not the same",
+    "outlines": "the outlines of the training labels are not the same",
+    "val_outlines": "the outlines of the validation labels are not the same",
 }
 
 
@@ -87,7 +89,7 @@ def data_facts(dataset: Any, prefix: str = "") -> dict[str, str]:
 
     Returns:
         ``image_files``: of the paths below their common folder, so that a data set may move, and of the sizes;
-        ``labels``: of all rows, by image.
+        ``labels``: of all rows, by image; ``outlines``: of their points, where the data set trains on them.
     """
     folders = [os.path.dirname(file) for file in dataset.im_files]
     try:
@@ -101,10 +103,17 @@ def data_facts(dataset: Any, prefix: str = "") -> dict[str, str]:
         labels.update(len(rows).to_bytes(8, "little"))
         labels.update(np.ascontiguousarray(rows, dtype="<f4").tobytes())
     images.update(np.ascontiguousarray(dataset.shapes, dtype="<i8").tobytes())
-    return {
+    facts = {
         f"{prefix}image_files": images.hexdigest()[:DIGITS],
         f"{prefix}labels": labels.hexdigest()[:DIGITS],
     }
+    if getattr(dataset, "carries_outlines", False):
+        outlines = hashlib.sha256()
+        for points in (points for found in dataset.segments for points in found):
+            outlines.update(len(points).to_bytes(8, "little"))
+            outlines.update(np.ascontiguousarray(points, dtype="<f4").tobytes())
+        facts[f"{prefix}outlines"] = outlines.hexdigest()[:DIGITS]
+    return facts
 
 
 def fact_differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

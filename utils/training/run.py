@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from utils.balance.image_weights import sampler_weights
 from utils.balance.label_counts import drawn_counts
 from utils.errors import InputError, WorkError
 from utils.hyperparameters import Hyperparameters
+from utils.loggers.run_services import open_for_run
 from utils.logs import LOGGER, colorstr
 from utils.training import build, resume
 from utils.training.class_balance import ClassBalance, draw_by
@@ -26,14 +28,25 @@ from utils.training.engine import Engine, StepState
 from utils.training.guard import MAX_RETURNS, RATE_AFTER_RETURN, NotFinite
 from utils.training.preemption import Interrupted, StopSignals
 from utils.training.resume_settings import data_facts
+from utils.training.task import Task
 
 PICTURED_BATCHES = 3
 
 
 @dataclass
-class Run:
-    """Everything a run has, built by ``train.train``; the methods are the run's stages in order."""
+class Outcome:
+    """What the epochs came to: the last validation's results, the best fitness, the last epoch's number."""
 
+    results: tuple[float, ...]
+    best_fitness: float = 0.0
+    epoch: int = 0
+
+
+@dataclass
+class Run:
+    """Everything a run has, built by ``session.train``; the methods are the run's stages in order."""
+
+    task: Task
     opt: argparse.Namespace
     hyp: Hyperparameters
     as_read: dict[str, Any]  # the hyperparameters as given, before any scaling
@@ -54,6 +67,7 @@ class Run:
     maps: np.ndarray = field(default_factory=lambda: np.zeros(0))
     folder: Path = field(default_factory=Path)
     log: Any = None
+    services: Any = None
     loss_share: torch.Tensor | None = None  # of the epoch, (nc,)
     beginning: tuple[dict[str, Any], dict[str, Any]] | None = None  # resume block and optimizer state, until last.pt
     save_is_due: bool = False
@@ -88,14 +102,17 @@ class Run:
         if not self.opt.resume:
             self.beginning = self._block(None), copy.deepcopy(self.engine.optimizer.state_dict())
         self.callbacks.register_action("on_val_batch_start", "stop signals", self.signals.check)
+        self.services = open_for_run(self)
         self._open_log()
+        if self.opt.diagnose:
+            from utils.diagnosis.epoch_confusions import attach_confusions
+
+            attach_confusions(self)
         self.balance.log()
         self.log.log_table("class_balance", self.balance.text)
         labels = np.concatenate(self.dataset.labels, 0)[:, :5]
         if not self.opt.noplots and not self.opt.resume:
-            from utils.plots import plot_labels
-
-            plot_labels(labels, self.data.names, self.folder)
+            self.task.draw_labels(labels, self.data, self.folder)
         self.callbacks.run("on_pretrain_routine_end", labels, self.data.names)
         LOGGER.info(
             f"Image sizes {self.imgsz} train, {self.imgsz} val\nUsing {self.loader.num_workers} dataloader workers\n"
@@ -110,7 +127,8 @@ class Run:
         first = self.state.epoch if self.opt.resume or again else 0
         self.log = RunLogger(
             self.folder, names=self.data.names, resume_epoch=first, plots=not self.opt.noplots,
-            resumed=bool(self.opt.resume) or again,
+            resumed=bool(self.opt.resume) or again, columns=self.task.columns, width=self.task.width,
+            tensorboard=not self.opt.evolve, services=self.services,
         )  # fmt: skip
         if self.opt.resume or again:
             return
@@ -181,26 +199,21 @@ class Run:
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         return losses
 
-    def _after_batch(
-        self, step: int, images: torch.Tensor, targets: torch.Tensor, paths: list[str], losses: torch.Tensor
-    ) -> None:
+    def _after_batch(self, step: int, images: torch.Tensor, batch: Sequence[Any], losses: torch.Tensor) -> None:
         if self.engine.world.is_main:
-            self._show_batch(step, images, targets, paths, losses)
+            self._show_batch(step, images, batch, losses)
         self._pause_if_due()
 
-    def _show_batch(
-        self, step: int, images: torch.Tensor, targets: torch.Tensor, paths: list[str], losses: torch.Tensor
-    ) -> None:
+    def _show_batch(self, step: int, images: torch.Tensor, batch: Sequence[Any], losses: torch.Tensor) -> None:
         self.callbacks.run("on_train_batch_start")
         if step < PICTURED_BATCHES and not self.opt.noplots:
-            from utils.plots import plot_images
-
             picture = self.folder / f"train_batch{step}.jpg"
-            plot_images(images.cpu(), targets[:, :6].cpu(), paths, picture, self.data.names)
-            self.log.log_images({picture.stem: picture}, 0)
+            self.task.draw_batch(images.cpu(), batch, picture, self.data)
+            if picture.exists():
+                self.log.log_images({picture.stem: picture}, 0)
             if step == 0:
                 self.log.log_graph(self.model, (self.imgsz, self.imgsz))
-        self.callbacks.run("on_train_batch_end", self.model, step, images, targets, paths, losses)
+        self.callbacks.run("on_train_batch_end", self.model, step, images, batch[1], batch[2], losses)
 
     def _pause_if_due(self) -> None:
         """Save after every ``--save-steps`` batches, and save and stop after a signal.
@@ -227,13 +240,14 @@ class Run:
         Raises:
             Interrupted: always.
         """
-        self._save_within_epoch()
+        if not self.opt.evolve:  # a trial is repeated from its beginning
+            self._save_within_epoch()
         if self.log is not None:
             self.log.close()
         raise Interrupted(
             signal_number,
             f"by {signal.Signals(signal_number).name} in epoch {self.state.epoch} after batch {self.state.batch} of "
-            f"{len(self.loader)}; go on with: python train.py --resume {self.last}",
+            f"{len(self.loader)}; go on with: python {self.task.script} --resume {self.last}",
         )
 
     def _save_within_epoch(self) -> None:
@@ -250,6 +264,8 @@ class Run:
         """
         from utils.torch_utils import load_optimizer_state
 
+        if self.opt.evolve:  # rates that the hyperparameters do not name would count for them
+            raise WorkError(str(problem))
         state, has_file = self.state, broadcast_from_main(self.beginning is None)
         place = str(self.last) if has_file else "the beginning"
         if state.returns >= MAX_RETURNS:
@@ -283,38 +299,26 @@ class Run:
     def close_epoch(self, epoch: int, losses: list[float], final: bool, outcome: Any) -> bool:
         """Validate, log and save after an epoch (main process only); return whether training should stop."""
         engine, opt = self.engine, self.opt
-        rates = [group["lr"] for group in engine.optimizer.param_groups]
+        rates = [group["lr"] for group in engine.optimizer.param_groups][: len(self.task.rate_columns)]
         engine.ema.update_attr(self.model, include=["yaml", "nc", "hyp", "names", "stride", "class_weights"])
         per_class = self._training_stats() if self.balance.is_on else None
         if not opt.noval or final:
             outcome.results, self.maps, per_class = self._validate(epoch)
-        fitness = self._fitness(outcome.results)
-        stop = self.stopper(epoch=epoch, fitness=fitness)
+        fitness = self.task.fitness(outcome.results)
+        stop = self.stopper(epoch=epoch, fitness=fitness) or self.callbacks.stop_training
         is_best = fitness >= self.best_fitness  # a tie goes to the later epoch, as in upstream
         self.best_fitness = outcome.best_fitness = max(self.best_fitness, fitness)  # the best first: NaN is no better
         self.state.epoch, self.state.batch = epoch + 1, 0
         self.log.log_epoch(epoch, losses, list(outcome.results), rates, per_class)
         self.callbacks.run("on_fit_epoch_end", [*losses, *outcome.results, *rates], epoch, self.best_fitness, fitness)
-        if not opt.nosave or final or stop:
+        if not opt.evolve and (not opt.nosave or final or stop):
             self._save(epoch, is_best)
             self.callbacks.run("on_model_save", self.last, epoch, final, self.best_fitness, fitness)
         return stop
 
-    @staticmethod
-    def _fitness(results: tuple[float, ...]) -> float:
-        from utils.metrics import fitness
-
-        return float(fitness(np.asarray(results, dtype=np.float64).reshape(1, -1))[0])
-
     def _validate(self, epoch: int) -> tuple[tuple[float, ...], np.ndarray, Any]:
-        from utils.evaluation import evaluate
-
         pictured = not self.opt.noplots and self.opt.bbox_interval > 0 and epoch % self.opt.bbox_interval == 0
-        result = evaluate(
-            self.engine.ema.ema, self.val_loader, names=self.data.names, single_cls=self.opt.single_cls,
-            half=self.engine.amp_dtype is torch.float16, compute_loss=self.engine.criterion.for_validation(),
-            callbacks=self.callbacks, save_dir=self.folder, plots=pictured,
-        )  # fmt: skip
+        result = self.task.evaluate(self, pictured)
         if pictured:
             self.log.log_images({p.stem: p for p in sorted(self.folder.glob("val_batch*_pred.jpg"))}, epoch)
         return result.as_tuple(), result.maps(self.data.nc), result.per_class(training_stats=self._training_stats())
@@ -376,7 +380,7 @@ class Run:
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             results = self._validate_best()
-        closing = f" while the run was being closed; go on with: python train.py --resume {self.last}"
+        closing = f" while the run was being closed; go on with: python {self.task.script} --resume {self.last}"
         self.signals.check(message=closing)
         if not self.opt.noplots:
             self._final_pictures()
@@ -390,32 +394,9 @@ class Run:
         return results
 
     def _validate_best(self) -> tuple[float, ...]:
-        import val
-        from models.experimental import attempt_load
-
-        device = self.engine.device
-        model = attempt_load(self.best, device)
-        results, _, _ = val.run(
-            self.data.facts, batch_size=self.opt.batch_size // self.engine.world.size * 2, imgsz=self.imgsz,
-            model=model.half() if device.type == "cuda" else model, half=device.type == "cuda",
-            iou_thres=0.65 if self.data.is_coco else 0.60, single_cls=self.opt.single_cls, dataloader=self.val_loader,
-            save_dir=self.folder, save_json=self.data.is_coco, verbose=True, plots=not self.opt.noplots,
-            callbacks=self.callbacks, compute_loss=self.engine.criterion.for_validation(),
-            thresholds_file=self.folder / "thresholds.yaml", diagnose=self._diagnosis(),
-        )  # fmt: skip
-        return tuple(results)
-
-    def _diagnosis(self) -> bool | dict[str, Any]:
-        """Return what val.py passes on to the diagnosis of the best weights, False without ``--diagnose``."""
-        if not self.opt.diagnose:
-            return False
-        last = self.opt.epochs - 1
-        return {"hyp": self.as_read, "weights": [str(self.best)], "log": self.log.tensorboard, "step": last}
+        return self.task.evaluate_best(self)
 
     def _final_pictures(self) -> None:
-        from utils.plots import plot_results
-
-        plot_results(file=self.folder / "results.csv")
-        names = ["results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve"]
-        found = {name: self.folder / f"{name}.png" for name in names if (self.folder / f"{name}.png").exists()}
+        stems = self.task.draw_results(self.folder)
+        found = {stem: self.folder / f"{stem}.png" for stem in stems if (self.folder / f"{stem}.png").exists()}
         self.log.log_images(found, self.opt.epochs - 1)

@@ -1,0 +1,1 @@
+"""What masks add to detection: labels, loss, measures and pictures."""

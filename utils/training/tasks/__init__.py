@@ -1,0 +1,1 @@
+"""The tasks that the training engine knows: what detection, segmentation and classification each add to a run."""
