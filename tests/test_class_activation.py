@@ -103,6 +103,7 @@ def test_traced_and_augmented_inference_use_it() -> None:
 
 @pytest.mark.parametrize("name", ["softmax_focal", "focal", None])
 def test_training_builds_the_head_that_its_loss_needs(name: str | None) -> None:
+    from models.yolo import Detect, DetectionModel
     from utils.hyperparameters import Hyperparameters
     from utils.training.build import Data, build_model
 
@@ -110,7 +111,9 @@ def test_training_builds_the_head_that_its_loss_needs(name: str | None) -> None:
     hyp = Hyperparameters(cls_loss=name)
     wanted = "softmax" if name == "softmax_focal" else "sigmoid"
     for checkpoint in (None, {"model": softmax_model()}, {"model": tiny_model()}):
-        model = build_model(TINY_YAML, checkpoint, data, hyp, False, torch.device("cpu"))
+        model = build_model(
+            TINY_YAML, checkpoint, data, hyp, False, torch.device("cpu"), DetectionModel, Detect
+        )  # fmt: skip
         assert model.model[-1].cls_act == wanted
         assert ("cls_act" in vars(model.model[-1])) == (wanted == "softmax")
 
