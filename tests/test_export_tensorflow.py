@@ -93,18 +93,19 @@ def test_suppression_in_the_graph(tf, weights, options) -> None:
 
     im = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     keys = {"agnostic": options.get("agnostic_nms", False), "multi_label": options.get("multi_label", False)}
-    wanted = non_max_suppression(run(weights, im)[0], 0.25, 0.45, max_det=100, **keys)[0]
-    if "topk_per_class" in options:
+    wanted = non_max_suppression(run(weights, im)[0], 0.25, 0.45, max_det=30_000, **keys)[0]
+    if "topk_per_class" not in options:
+        wanted = wanted[:100]
+    else:
         first = [row for label in (0, 1) for row in wanted[wanted[:, 5] == label][:2]]
         wanted = torch.stack(sorted(first, key=lambda row: -row[4])[:5])
-    formats = (
-        FORMATS[:2] if keys["multi_label"] else FORMATS
-    )  # float16 decides otherwise where overlaps are near the limit
+    # Where overlaps are near the limit, rounding to float16 decides otherwise.
+    formats = FORMATS[:2] if keys["multi_label"] else FORMATS
     for path in write(weights, *formats, nms=True, **options):
         backend = DetectMultiBackend(path)
         assert backend.nms
         found = non_max_suppression(run(path, im)[0], 0.25, 1.0, multi_label=False)[0]
-        assert len(wanted) > 3 and found.shape == wanted.shape, path.name
+        assert len(wanted) >= 2 and found.shape == wanted.shape, path.name
         assert torch.allclose(found[:, :4], wanted[:, :4], atol=0.3), path.name
         assert torch.allclose(found[:, 4:], wanted[:, 4:], atol=5e-3), path.name
 

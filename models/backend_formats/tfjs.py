@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from models.backend_formats.base import Unavailable
+from models.backend_formats.base import Backend
+from utils.errors import InputError
 
 
-class TfJsBackend(Unavailable):
+class TfJsBackend(Backend):
     """Say where such a folder runs."""
 
-    reason: ClassVar[str] = "TensorFlow.js runs in browsers and Node.js; run the .pb file or the SavedModel here"
+    folder: ClassVar[bool] = True
+
+    def load(self) -> None:
+        """Refuse it."""
+        raise InputError(
+            f"weights {self.path}: TensorFlow.js runs in browsers and Node.js; run the .pb file or the SavedModel here"
+        )

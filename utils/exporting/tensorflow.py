@@ -19,16 +19,21 @@ FACTS = "_yolov5"  # attribute of a frozen graph's input that holds the facts as
 class TensorFlowExporter(Exporter):
     """What the formats made of the Keras twin share."""
 
-    packages: ClassVar = {"tensorflow": "tensorflow", "keras": "tensorflow"}
+    packages: ClassVar = {"tensorflow": "tensorflow"}
     takes: ClassVar = frozenset({"nms", "dynamic"})
 
     def missing(self) -> str | None:
         """TensorFlow with Keras 3 is needed."""
         missing = super().missing()
-        if missing is None and int(importlib.metadata.version("keras").split(".")[0]) < FIRST_KERAS:
-            version = importlib.metadata.version("tensorflow")
-            return f"needs TensorFlow 2.16 or later, {version} is installed: pip install -U tensorflow"
-        return missing
+        if missing is not None:
+            return missing
+        try:
+            keras = int(importlib.metadata.version("keras").split(".")[0])
+        except importlib.metadata.PackageNotFoundError:
+            keras = 0
+        if keras < FIRST_KERAS:
+            return f"needs TensorFlow 2.16 or later with Keras 3, Keras {keras} is installed: pip install -U tensorflow"
+        return None
 
     def problems(self, options: ExportOptions) -> list[str]:
         """Suppression is written out image by image, so the batch must be known."""
