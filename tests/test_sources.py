@@ -8,6 +8,7 @@ import pytest
 
 from utils.data.live_sources import LoadScreenshots, LoadStreams, screen_area, stream_names
 from utils.errors import InputError, MissingFileError
+from utils.paths import check_file
 from utils.sources import LoadImages, check_source, is_media_url, list_media, open_source, source_kind
 
 
@@ -87,9 +88,17 @@ def test_patterns(folder):
     assert sorted(names(list_media(f"{folder}/**/*.*"))) == ["a.PNG", "b.jpg", "c.jpg", "clip.mp4", "d.bmp"]
 
 
-def test_endless_patterns_are_refused(folder):
-    with pytest.raises(InputError, match="a pattern of [0-9]+ characters; allowed are 4096"):
-        LoadImages(str(folder) + "/**" * 2000 + "/*.png")
+def test_endless_sources_are_refused(folder):
+    with pytest.raises(InputError, match="a pattern of [0-9]+ parts, allowed are 256"):
+        LoadImages(str(folder) + "/**" * 300 + "/*.png")
+    for read in (check_source, LoadImages):
+        with pytest.raises(InputError, match=r"99\.\.\.: 9000 characters, allowed are 8192"):
+            read("9" * 9000)
+
+
+def test_endless_names_are_not_searched_for():
+    with pytest.raises(MissingFileError, match=r"a/a/a.*\.\.\. \(2400 characters\): no such file"):
+        check_file("a/" * 1200)
 
 
 def test_list_file_takes_files_and_folders_also_relative_to_itself(folder, monkeypatch):

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATASETS_VARIABLE = "YOLOv5_DATASETS_DIR"
 CONFIG_VARIABLE = "YOLOV5_CONFIG_DIR"
 LAST_RUN_NUMBER = 9998
+LONGEST_NAME = 1024  # characters of a name that is searched for
 SEARCHED_FOLDERS = ("data", "models", "utils")
 _URL_STARTS = ("http:/", "https:/")  # Path() turns '//' into '/', so that one slash has to do
 
@@ -138,7 +139,9 @@ def check_file(file: str | Path, suffix: str | Iterable[str] = "") -> str:
         {str(path) for folder in SEARCHED_FOLDERS for path in (ROOT / folder).rglob(file)} if _is_plain(file) else ()
     )
     if not found:
-        raise MissingFileError(f"{file}: no such file, nor one of that name below {', '.join(SEARCHED_FOLDERS)}")
+        raise MissingFileError(
+            f"{shortened(file)}: no such file, nor one of that name below {', '.join(SEARCHED_FOLDERS)}"
+        )
     if len(found) > 1:
         raise InputError(f"{file}: several files have this name, give the path of one: {', '.join(found)}")
     return found[0]
@@ -159,8 +162,15 @@ def yaml_save(file: str | Path = "data.yaml", data: dict[str, Any] | None = None
     write_yaml(file, data or {})
 
 
+def shortened(name: str) -> str:
+    """Return a name for a message; of one that is longer than any file's, the beginning."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:60]}... ({len(name)} characters)"
+
+
 def _is_plain(name: str) -> bool:
-    """Whether a name can be searched for: relative, without wildcards or '..'."""
+    """Whether a name can be searched for: relative, without wildcards or '..', of a sane length."""
+    if len(name) > LONGEST_NAME:
+        return False
     return not Path(name).is_absolute() and ".." not in Path(name).parts and not any(c in name for c in "*?[")
 
 

@@ -36,7 +36,8 @@ Size = int | Sequence[int]
 Frame = tuple[str, np.ndarray, np.ndarray, Any, str]
 
 URL_STARTS = ("rtsp://", "rtmp://", "http://", "https://")
-MAX_PATTERN = 4096  # characters, the longest path of Linux; glob descends once for each **
+MAX_SOURCE = 8192  # characters; Linux takes paths of up to 4096
+MAX_PATTERN_PARTS = 256  # glob descends into itself once for each
 
 
 def _suffix(path: str | Path) -> str:
@@ -110,6 +111,8 @@ def _list_entries(path: Path) -> list[tuple[str, str]]:
 
 def _expand(entry: str, origin: str) -> list[str]:
     """Return the absolute paths of the files that one entry names."""
+    if len(entry) > MAX_SOURCE:
+        raise InputError(f"{origin}{entry[:60]}...: {len(entry)} characters, allowed are {MAX_SOURCE}")
     path = os.path.abspath(entry)
     if os.path.isdir(path):
         try:
@@ -119,8 +122,9 @@ def _expand(entry: str, origin: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if "*" in path and "\0" not in path:
-        if len(path) > MAX_PATTERN:
-            raise InputError(f"{origin}{path[:60]}...: a pattern of {len(path)} characters; allowed are {MAX_PATTERN}")
+        parts = path.count(os.sep)
+        if parts > MAX_PATTERN_PARTS:
+            raise InputError(f"{origin}{path[:60]}...: a pattern of {parts} parts, allowed are {MAX_PATTERN_PARTS}")
         return sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     raise MissingFileError(f"{origin}{path} does not exist")
 
@@ -263,6 +267,8 @@ def check_source(source: str) -> str:
     Raises:
         InputError: nothing there; see the loaders.
     """
+    if len(source) > MAX_SOURCE:
+        raise InputError(f"source {source[:60]}...: {len(source)} characters, allowed are {MAX_SOURCE}")
     if is_media_url(source):
         from utils.general import check_file
 
