@@ -464,8 +464,10 @@ def test_classification_model_takes_the_backbone():
     assert len(model.model) == 10 and model.model[-1].type == "models.common.Classify"
     assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 7)
     assert count_gflops(model, 224) > 0
-    with pytest.raises(InputError):
-        ClassificationModel(cfg="yolov5n.yaml")
+    built = ClassificationModel(cfg="yolov5n.yaml", nc=3)
+    assert built.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    with pytest.raises(InputError, match="built from a model YAML or model="):
+        ClassificationModel()
 
 
 def test_augmentation_of_one_layer_models_and_ensembles(nano):

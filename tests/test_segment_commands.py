@@ -106,7 +106,7 @@ def test_stopped_and_resumed_ends_with_the_same_bits(signal, shapes, tmp_path):
     whole = segment_train.build_parser().parse_args([*arguments, "--name", "whole"])
     segment_train.main(whole, given={})
     script = STOP_SCRIPT.format(root=str(ROOT), signal=signal, arguments=[*arguments, "--name", "cut"])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
     stopped = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
