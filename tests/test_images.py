@@ -32,6 +32,16 @@ def _smooth(height=40, width=60):
     return np.stack([255 * x / width, 255 * y / height, 255 * (x + y) / (height + width)], -1).astype(np.uint8)
 
 
+def test_a_tiff_orientation_of_another_count_counts_for_nothing(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((20, 31, 3), np.uint8)).save(path, tiffinfo={274: 6})
+    data = path.read_bytes()
+    assert image_size(path) == (20, 31) and imread(path).shape == (31, 20, 3)
+    at = data.index(struct.pack("<HHI", 274, 3, 1))
+    path.write_bytes(data[: at + 4] + struct.pack("<I", 0x7FFFFFFF) + data[at + 8 :])
+    assert image_size(path) == (31, 20) and imread(path).shape == (20, 31, 3)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_orientation_is_applied_once(tmp_path, kind, orientation):

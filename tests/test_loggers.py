@@ -122,9 +122,10 @@ def test_windows_line_ends_are_read(tmp_path):
     assert _run(tmp_path, [2], first=2) == _expected(range(3))
 
 
-def test_a_damaged_line_in_the_middle_is_cut_and_named(tmp_path, said):
+@pytest.mark.parametrize("damage", ["1, 2, \0 garbage", ",".join(["1.0001"] + ["0.1"] * 13)])
+def test_a_damaged_line_in_the_middle_is_cut_and_named(tmp_path, said, damage):
     lines = _expected(range(3)).splitlines()
-    lines.insert(2, "1, 2, \0 garbage")
+    lines.insert(2, damage)
     (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
     assert _run(tmp_path, [], first=3) == _expected(range(3))
     assert "line 3" in said.text

@@ -253,7 +253,7 @@ def csv(folder: Path) -> Kind:
     def results(path: Path, dice: random.Random) -> None:
         EpochCsv(path, RESULT_COLUMNS, dice.choice((0, 2))).append([[9, *[0.5] * 13]])
         lines = path.read_text().split("\n")  # as the reader does: other breaks are characters of a field
-        epochs = [int(line.split(",")[0]) for line in lines[1:-1]]
+        epochs = [int(float(line.split(",")[0])) for line in lines[1:-1]]
         assert epochs == sorted(epochs), epochs
 
     head = aligned_row(RESULT_COLUMNS)

@@ -228,6 +228,8 @@ def _tiff_header(stream: BinaryIO) -> ImageHeader:
     for _ in range(min(count, MAX_SEGMENTS)):
         entry = stream.read(20 if is_big else 12)
         tag, kind, values = struct.unpack(order + ("HHQ" if is_big else "HHI"), entry[: 12 if is_big else 8])
+        if tag == ORIENTATION_TAG and values != 1:
+            continue  # libtiff passes over one with another count, and so do its pixels
         tags.setdefault(tag, _tiff_value(stream, order, kind, values, entry[12 if is_big else 8 :]))
     width, height = tags.get(TIFF_WIDTH_TAG, 0), tags.get(TIFF_HEIGHT_TAG, 0)
     if tags.get(ORIENTATION_TAG, 1) in SIDEWAYS:

@@ -158,7 +158,7 @@ class EpochCsv:
         if not fields:
             return None
         try:
-            if len(fields) == len(self.columns) and float(fields[0]) >= 0:
+            if len(fields) == len(self.columns) and float(fields[0]) >= 0 and float(fields[0]).is_integer():
                 return int(float(fields[0]))
         except (ValueError, OverflowError):
             pass
