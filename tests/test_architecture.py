@@ -12,7 +12,7 @@ FILES = [
     if "runs" not in path.parts
 ]
 HEAVY = {"matplotlib", "torchvision", "pandas", "scipy", "tensorboard", "albumentations", "PIL", "faster_coco_eval"}
-SCRIPTS = {"train", "val", "detect", "diagnose", "preview"}
+SCRIPTS = {"train", "val", "detect", "diagnose", "preview", "export", "benchmarks", "hubconf"}
 CHECKPOINT_OWNERS = ("checkpoint",)
 ON_DEMAND = {"utils.classification.dataset": "torchvision"}  # its base class; imported within functions alone
 
