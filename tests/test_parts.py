@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from utils import parts
+from utils.dataset_yaml import check_dataset
 from utils.errors import InputError, WorkError
 from utils.parts import Recipe, class_counts, ensure_dataset, generate, plan_classes
 from utils.parts_drawing import scene
@@ -333,3 +334,12 @@ def test_the_sample_pictures_are_those_of_the_generator():
     for file in files:
         assert file.stat().st_size <= 120_000
         assert cv2.imread(str(file)).shape == (480, 640, 3)
+
+
+def test_the_yaml_for_segmentation_draws_outlines(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("utils.parts._make", lambda root, recipe: drawn.append((root, recipe)))
+    monkeypatch.setenv("YOLOv5_DATASETS_DIR", str(tmp_path))
+    with pytest.raises(InputError):  # nothing was drawn after all
+        check_dataset("parts-seg.yaml")
+    assert drawn == [(tmp_path / "parts-seg", Recipe(outlines=True))]

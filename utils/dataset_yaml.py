@@ -20,7 +20,8 @@ from utils.yaml_files import read_yaml
 
 NEEDED_KEYS = ("train", "val", "names")
 SPLITS = ("train", "val", "test")
-GENERATORS: dict[str, str] = {"parts": "utils.parts"}  # key `generator:` -> module with ensure_dataset(root)
+# key `generator:` -> module with ensure_dataset(root)
+GENERATORS: dict[str, str] = {"parts": "utils.parts", "parts-outlines": "utils.parts_outlines"}
 _SCRIPTS_ARE_OFF = (
     "automatic download scripts are off: text under 'download:' is never run, only the http(s) address of a .zip is "
     "fetched; read it, run it yourself if you trust it, then start again; "

@@ -294,14 +294,18 @@ def generate(  # noqa: PLR0913
         )
 
 
-def ensure_dataset(root: Path) -> None:
+def ensure_dataset(root: Path, outlines: bool = False) -> None:
     """Draw the default data set at ``root`` unless a complete parts data set of any recipe is there.
+
+    Args:
+        root: folder to make.
+        outlines: draw one with outlines as labels.
 
     Raises:
         InputError: ``root`` holds something else, another version or an incomplete set, or cannot be written.
         WorkError: the disk filled up or a drawing process ended.
     """
-    _make(Path(root), Recipe())
+    _make(Path(root), Recipe(outlines=outlines))
 
 
 def _make(root: Path, recipe: Recipe) -> dict[str, object] | None:
