@@ -47,7 +47,7 @@ def profile_idetection(start: int = 0, stop: int = 0, labels: Sequence[str] = ()
     for axes in grid:
         if not axes.lines:
             axes.remove()
-    grid[0].legend(fontsize=8)
+    grid[0].legend(loc="upper right", fontsize=8)
     save_figure(figure, folder / "idetection_profile.png", 200)
 
 

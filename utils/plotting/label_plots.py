@@ -175,6 +175,6 @@ def plot_targets_txt() -> None:
     titles = ("x targets", "y targets", "width targets", "height targets")
     for axes, column, title in zip(figure.subplots(2, 2).flat, values.T, titles, strict=False):
         axes.hist(column, bins=100, label=f"{column.mean():.3g} ± {column.std():.3g}")
-        axes.legend()
+        axes.legend(loc="upper right")
         axes.set_title(title)
     save_figure(figure, "targets.jpg", 200)

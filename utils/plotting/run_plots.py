@@ -108,7 +108,7 @@ def draw_results(
                 axes.plot(table[marked, 0], table[marked, column], "k*", markersize=9)
                 title += f"\n{table[marked, column]:.4g} at epoch {table[marked, 0]:g}"
             axes.set_title(title, fontsize=11 if best is None else 9)
-    grid[1].legend(fontsize=8)
+    grid[1].legend(loc="lower right", fontsize=8)
     save_figure(figure, folder / "results.png", 200)
 
 
