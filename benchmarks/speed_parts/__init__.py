@@ -1,0 +1,1 @@
+"""What ``benchmarks/speed.py`` is made of: the timed layers, the processes that time them, whole commands, reports."""
