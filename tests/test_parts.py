@@ -211,6 +211,18 @@ def test_label_noise_changes_as_many_classes_and_lists_them(tmp_path: Path):
         assert line.split()[0] != before.split()[0]
 
 
+def test_lookalikes_change_couplings_alone_and_the_default_set_says_nothing_of_them(tmp_path: Path):
+    """With share 0 and 1 a coupling has another shape from the same state; other parts keep theirs."""
+    for kind in EVERY_CLASS:
+        none, all_of_them = (draw_scene(make_rng(2), [kind], lookalike=share) for share in (0.0, 1.0))
+        assert np.array_equal(none.image, all_of_them.image) == (kind != COUPLING)
+    generate(tmp_path / "usual", 2, 1)
+    generate(tmp_path / "alike", 2, 1, lookalike=1.0)
+    usual, alike = (json.loads((tmp_path / name / "parts.json").read_text())["recipe"] for name in ("usual", "alike"))
+    assert alike.pop("lookalike") == 1.0
+    assert alike == usual
+
+
 def test_a_killed_run_leaves_no_data_set_and_the_next_one_succeeds(tmp_path: Path):
     root = tmp_path / "datasets" / "parts"
     code = f"from utils.parts import generate; generate({str(root)!r}, 300, 60)"
@@ -304,7 +316,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_train": 0}, {"n_val": 0}, {"imbalance": -1}, {"label_noise": 1.5}, {"seed": -1}], ids=str
+    "wrong",
+    [{"n_train": 0}, {"n_val": 0}, {"imbalance": -1}, {"label_noise": 1.5}, {"seed": -1}, {"lookalike": 2}],
+    ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float], tmp_path: Path):
     with pytest.raises(InputError, match="it must be"):

@@ -48,14 +48,14 @@ MOST_WORKERS = 16
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def draw_whole(seed: int, index: int, classes: Sequence[int]) -> Picture:
+def draw_whole(seed: int, index: int, classes: Sequence[int], lookalike: float = settings.LOOKALIKE) -> Picture:
     """Draw picture ``index`` so that every part asked for is visible enough to be labelled.
 
     Raises:
         WorkError: no arrangement was found.
     """
     for attempt in range(REDRAWS):
-        picture = draw_scene(make_rng(seed, attempt, index), classes)
+        picture = draw_scene(make_rng(seed, attempt, index), classes, lookalike=lookalike)
         if len(picture.classes) == len(classes):
             return picture
     raise WorkError(f"parts: no room for {len(classes)} parts in picture {index} of seed {seed}")
@@ -84,7 +84,7 @@ def _draw_share(folder: Path, recipe: Recipe, share: int, shares: int) -> Iterat
         plan = split_plan(recipe, split)
         wrong = mislabelled(recipe, plan) if split == "train" else {}
         for index in range(share, len(plan), shares):
-            picture = draw_whole(recipe.seed + SPLITS.index(split), index, plan[index])
+            picture = draw_whole(recipe.seed + SPLITS.index(split), index, plan[index], recipe.lookalike)
             classes = picture.classes.copy()
             for position in wrong.get(index, ()):
                 classes[position] = MISTAKEN_FOR[int(classes[position])]
@@ -174,7 +174,10 @@ def _description(recipe: Recipe) -> dict[str, object]:
         for position in sorted(positions)
     ]
     counts = {split: dict(zip(CLASS_NAMES, class_counts(recipe, split).tolist(), strict=True)) for split in SPLITS}
-    head = {"generator": GENERATOR, "version": settings.VERSION, "recipe": asdict(recipe)}
+    told = asdict(recipe)
+    if recipe.lookalike == settings.LOOKALIKE:  # younger than the sets that are about without it
+        del told["lookalike"]
+    head = {"generator": GENERATOR, "version": settings.VERSION, "recipe": told}
     return {**head, "boxes_before_label_noise": counts, "wrong_labels": wrong}
 
 
@@ -270,6 +273,7 @@ def generate(  # noqa: PLR0913
     label_noise: float = 0.0,
     seed: int = settings.SEED,
     outlines: bool = False,
+    lookalike: float = settings.LOOKALIKE,
 ) -> None:
     """Draw a data set at ``root``, unless the very same one is there.
 
@@ -281,12 +285,13 @@ def generate(  # noqa: PLR0913
         label_noise: share of training boxes with a wrong class; parts.json lists them.
         seed: of all chance.
         outlines: write outlines as labels, for segmentation.
+        lookalike: share of couplings of the kind that passes for a bolt.
 
     Raises:
         InputError: a setting is out of range, or ``root`` holds something else or cannot be written.
         WorkError: the disk filled up or a drawing process ended.
     """
-    recipe = Recipe(n_train, n_val, imbalance, label_noise, seed, outlines)
+    recipe = Recipe(n_train, n_val, imbalance, label_noise, seed, outlines, lookalike)
     marker = _make(Path(root), recipe)
     if marker is not None and Recipe(**marker["recipe"]) != recipe:
         raise InputError(
@@ -336,6 +341,7 @@ def parse_opt(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val", type=int, default=settings.VAL_IMAGES, help="validation pictures")
     parser.add_argument("--imbalance", type=float, default=1.0, help="0 even classes, 1 as the default set, up to 4")
     parser.add_argument("--label-noise", type=float, default=0.0, help="share of training boxes with a wrong class")
+    parser.add_argument("--lookalike", type=float, default=settings.LOOKALIKE, help="share of bolt-like couplings")
     parser.add_argument("--seed", type=int, default=settings.SEED, help="of all chance")
     parser.add_argument("--outlines", action="store_true", help="labels are outlines, for segmentation")
     parser.add_argument("--pictures", type=Path, help="folder for the sample pictures workbench*.jpg")
@@ -355,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     setup_logging()
     if options.out is not None:
-        settings_given = {"imbalance": options.imbalance, "label_noise": options.label_noise, "seed": options.seed}
+        settings_given = {key: getattr(options, key) for key in ("imbalance", "label_noise", "lookalike", "seed")}
         generate(options.out, options.train, options.val, **settings_given, outlines=options.outlines)
     from utils.parts_drawing.gallery import write_pictures, write_sheet
 

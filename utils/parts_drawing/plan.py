@@ -27,6 +27,7 @@ class Recipe:
         label_noise: share of training boxes that are given the class they are most easily mistaken for.
         seed: of the training pictures; validation uses the next one.
         outlines: labels are outlines, for segmentation, in place of boxes.
+        lookalike: share of couplings of the kind that passes for a bolt from the side, in both splits.
     """
 
     n_train: int = settings.TRAIN_IMAGES
@@ -35,6 +36,7 @@ class Recipe:
     label_noise: float = 0.0
     seed: int = settings.SEED
     outlines: bool = False
+    lookalike: float = settings.LOOKALIKE
 
     def __post_init__(self) -> None:
         checks = (
@@ -43,6 +45,7 @@ class Recipe:
             ("imbalance", self.imbalance, 0 <= self.imbalance <= 4, "0 to 4"),
             ("label noise", self.label_noise, 0 <= self.label_noise <= 1, "0 to 1"),
             ("seed", self.seed, self.seed >= 0, "0 or more"),
+            ("lookalike", self.lookalike, 0 <= self.lookalike <= 1, "0 to 1"),
         )
         for name, value, good, allowed in checks:
             if not good:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -184,12 +185,13 @@ def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     return Camera.above(np.array([*rng.uniform(-8, 8, 2), 0.0]), angles, distance, lens)
 
 
-def _place_parts(classes: Sequence[int], camera: Camera, rng: np.random.Generator) -> list[Placed]:
+def _place_parts(classes: Sequence[int], camera: Camera, rng: np.random.Generator, lookalike: float) -> list[Placed]:
     """Return the parts in the order asked for."""
     layout = Layout(camera, rng)
+    builders = {**BUILDERS, COUPLING: partial(BUILDERS[COUPLING], lookalike=lookalike)}
     placed = []
     for kind in classes:
-        mesh, lift = layout.place(pose(BUILDERS[kind](rng), kind, rng))
+        mesh, lift = layout.place(pose(builders[kind](rng), kind, rng))
         placed.append(Placed(kind, mesh, lift))
     return placed
 
@@ -301,7 +303,11 @@ def _bench(camera: Camera, rng: np.random.Generator) -> tuple[np.ndarray, Ground
 
 
 def draw_scene(
-    rng: np.random.Generator, classes: Sequence[int], *, size: tuple[int, int] = settings.IMAGE_SIZE
+    rng: np.random.Generator,
+    classes: Sequence[int],
+    *,
+    size: tuple[int, int] = settings.IMAGE_SIZE,
+    lookalike: float = settings.LOOKALIKE,
 ) -> Picture:
     """Draw parts of the given classes on a bench.
 
@@ -311,10 +317,11 @@ def draw_scene(
         rng: where all chance comes from; the same state gives the same picture.
         classes: class numbers of CLASS_NAMES, at least one, in the order the parts are laid down.
         size: width and height in pixels.
+        lookalike: share of couplings of the bolt-like kind.
     """
     places, looks = rng.spawn(2)
     camera = _camera(places, size)
-    parts = _place_parts(classes, camera, places)
+    parts = _place_parts(classes, camera, places, lookalike)
     under, over = _clutter(places)
     part_sprites = [rasterise(part.mesh, camera) for part in parts]
     clutter = {id(item): rasterise(item.mesh, camera) for item in [*under, *over]}

@@ -262,11 +262,14 @@ def _grooved(z0: float, z1: float, radius: float, grooves: int, depth: float) ->
     return [*rings, Ring(z1, radius)]
 
 
-def coupling(rng: np.random.Generator) -> Mesh:
-    """Return a coupling: a threaded sleeve open at both ends, hexagonal at one end, at both, or all along."""
+def coupling(rng: np.random.Generator, lookalike: float = LOOKALIKE) -> Mesh:
+    """Return a coupling: a threaded sleeve open at both ends, hexagonal at one end, at both, or all along.
+
+    ``lookalike`` is the probability of the first kind, which passes for a bolt from the side.
+    """
     flats, length = rng.uniform(6.0, 8.2), rng.uniform(19.0, 32.0)
     bore = flats * rng.uniform(0.58, 0.68)
-    one_end = rng.random() < LOOKALIKE
+    one_end = rng.random() < lookalike
     both_ends = rng.random() < 0.65
     grooves = int(rng.integers(3, 6))
     if one_end:

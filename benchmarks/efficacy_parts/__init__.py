@@ -1,0 +1,1 @@
+"""The parts of benchmarks/efficacy.py, one idea a file."""

@@ -1,0 +1,48 @@
+"""A cell run a second time, in another folder: are the weights and the figures the same, bit for bit?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from efficacy_parts.cells import Cell, diagnose, hyp_file, train
+from efficacy_parts.figures import FIGURES, run_figures
+from utils.errors import InputError
+
+IDENTICAL = "weights and figures identical, bit for bit"
+
+
+def run_again(cell: Cell, device: str) -> str:
+    """Run a finished cell again and return what differs in words, IDENTICAL when nothing does.
+
+    Raises:
+        InputError: the cell is not finished, or its run folder is gone.
+        WorkError: a command failed.
+    """
+    first = cell.summary()
+    if first is None or not cell.last.exists():
+        raise InputError(f"--again {cell.title}: it has no finished run in {cell.folder}")
+    hyp, _ = hyp_file(cell)
+    twin = replace(cell, setup=replace(cell.setup, work=cell.setup.work / "again"))
+    train(twin, hyp, device)
+    second = diagnose(twin, device, cell.last)
+    apart = weight_difference(cell.last, twin.last)
+    ours, theirs = run_figures(first), run_figures(second)
+    changed = [f"{name} {ours[name]:.4f} and {theirs[name]:.4f}" for name in FIGURES if ours[name] != theirs[name]]
+    if not apart and not changed:
+        return IDENTICAL
+    return "; ".join([f"weights differ by up to {apart:.3g}", *(changed or ["figures identical"])])
+
+
+def weight_difference(first: Path, second: Path) -> float:
+    """Return the largest difference of any parameter or buffer of two checkpoints' networks.
+
+    Raises:
+        InputError: they hold other layers.
+    """
+    from utils.checkpoint import load_checkpoint
+
+    ours, theirs = (load_checkpoint(path)["model"].state_dict() for path in (first, second))
+    if {name: value.shape for name, value in ours.items()} != {name: value.shape for name, value in theirs.items()}:
+        raise InputError(f"{first} and {second} hold different layers")
+    return max(float((value.double() - theirs[name].double()).abs().max()) for name, value in ours.items())
