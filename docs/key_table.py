@@ -19,7 +19,7 @@ from utils.hyperparameters import Hyperparameters  # noqa: E402
 
 BEGIN, END = "<!-- {}: written by docs/key_table.py -->", "<!-- end of {} -->"
 UPSTREAM = ("fl_gamma", "cls_pw", "obj_pw")  # keys of every hyp file that belong here as well
-NOT_BALANCE = ("anchors", "label_smoothing")  # optional keys of other subjects
+NOT_BALANCE = ("anchors", "label_smoothing", "mosaic_pool")  # optional keys of other subjects
 HEADS = {"cls_": ", class head", "obj_": ", objectness"}
 
 

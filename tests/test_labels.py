@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from utils.data import label_cache
 from utils.data.image_headers import read_header
-from utils.data.label_files import parse_labels, read_label_file
+from utils.data.label_files import _quick_boxes, parse_labels, read_label_file
 from utils.errors import InputError
 from utils.images import imwrite
 from utils.labels import get_hash, img2label_paths, scan_labels, verify_image_label
@@ -135,6 +135,35 @@ def check_against_the_reference(text):
 @given(_text)
 def test_parser_agrees_with_the_reference(text):
     check_against_the_reference(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(_text)
+def test_quick_parser_agrees_with_the_thorough_one(text):
+    quick = parse_labels(text.encode(), "x.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.data.label_files._quick_boxes", lambda *_: None)
+        thorough = parse_labels(text.encode(), "x.txt")
+    assert quick.labels.tobytes() == thorough.labels.tobytes() and quick.labels.shape == thorough.labels.shape
+    assert (quick.usable, quick.problems, quick.lost) == (thorough.usable, thorough.problems, thorough.lost)
+    assert len(quick.segments) == len(thorough.segments)
+
+
+def test_ordinary_label_files_take_the_quick_way():
+    for text in (f"{GOOD}\n{SECOND}\n", f"{GOOD}\r\n\r\n{SECOND}", "0 1e-2 +0.5 1 1\n"):
+        assert len(_quick_boxes(text.encode(), 2)) == len(text.split()) // 5
+    odd = [
+        "",
+        "\n",
+        f"{GOOD}\n{GOOD}",
+        f"{GOOD} 1",
+        "0 0.5 0.5 0 0.1",
+        "0 0.5 0.5 1e-40 0.1",
+        "2" + GOOD[1:],
+        "-1" + GOOD[1:],
+    ]
+    for text in odd:
+        assert _quick_boxes(text.encode(), 2) is None
 
 
 @pytest.mark.slow
@@ -321,11 +350,19 @@ def test_scan_refuses_bad_class_losses_and_empty_sets(data_set):
         _scan(data_set, nc=2, require_labels=True)
 
 
-def test_scan_in_threads_equals_scan_in_place(data_set, monkeypatch):
+@pytest.mark.parametrize("forks", [True, False])
+def test_scan_by_several_workers_equals_scan_in_place(data_set, monkeypatch, forks):
+    (data_set / "labels/3.txt").write_text("0 0.2 0.2 0.6 0.4 0.4 0.8\n1 0.1 0.1 0.2 0.1 0.3 0.3")
+    (data_set / "labels/5.txt").write_text("0 0.5 0.5 0.1 7")
     alone = _scan(data_set, workers=1)
-    monkeypatch.setattr("utils.labels.FEW_IMAGES", 0)
+    monkeypatch.setattr("utils.labels.MANY_IMAGES", 0)
+    monkeypatch.setattr("utils.labels.PART", 3)
+    if not forks:
+        monkeypatch.setattr("utils.labels.can_fork", lambda: False)
     together = scan_labels(_files(data_set), workers=4)
-    assert together.im_files == alone.im_files and np.array_equal(together.boxes, alone.boxes)
+    assert together.im_files == alone.im_files and len(alone) == 7 and together.report == alone.report
+    for name in ("shapes", "boxes", "box_offsets", "points", "point_offsets", "segment_offsets"):
+        assert np.array_equal(getattr(together, name), getattr(alone, name))
 
 
 def _spy(monkeypatch):

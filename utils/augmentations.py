@@ -173,13 +173,17 @@ def draw_warp(  # noqa: PLR0913 (the ranges of one warp)
         (-perspective, -perspective, -degrees, 1 - scale, -shear, -shear, 0.5 - translate, 0.5 - translate),
         (perspective, perspective, degrees, 1 + scale, shear, shear, 0.5 + translate, 0.5 + translate),
     )
+    move_x, move_y = move_x * out_wh[0], move_y * out_wh[1]
+    if not (px or py or angle or shear_x or shear_y):
+        upright = [[zoom, 0, move_x - zoom * in_wh[0] / 2], [0, zoom, move_y - zoom * in_wh[1] / 2], [0, 0, 1]]
+        return Warp(np.array(upright), float(zoom))
     centring = np.array([[1, 0, -in_wh[0] / 2], [0, 1, -in_wh[1] / 2], [0, 0, 1]])
     projection = np.array([[1, 0, 0], [0, 1, 0], [px, py, 1]])
     cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
     rotation = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     tan_x, tan_y = math.tan(math.radians(shear_x)), math.tan(math.radians(shear_y))
     shearing = np.array([[1, tan_x, 0], [tan_y, 1, 0], [0, 0, 1]])
-    moving = np.array([[1, 0, move_x * out_wh[0]], [0, 1, move_y * out_wh[1]], [0, 0, 1]])
+    moving = np.array([[1, 0, move_x], [0, 1, move_y], [0, 0, 1]])
     return Warp(moving @ shearing @ rotation @ projection @ centring, float(zoom))
 
 
@@ -305,6 +309,10 @@ def box_candidates(  # noqa: PLR0913 (inherited signature)
 
 # Colour ---------------------------------------------------------------------------------------------------------------
 
+_HUES = 180
+_RAMP = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)[None]
+_CUT = -0.5 + 2**-16  # added before rounding, it makes cutting off of it
+
 
 def augment_hsv(
     im: np.ndarray,
@@ -325,15 +333,48 @@ def augment_hsv(
         rng: source of the draws.
         scratch: buffer of the image's shape to work in, so that none is allocated.
     """
-    if not (hgain or sgain or vgain):
-        return
-    gains = 1 + generator(rng).uniform(-1, 1, 3) * (hgain, sgain, vgain)
-    table = np.arange(256)[:, None] * gains
-    table[:, 0] %= 180
-    np.clip(table[:, 1:], 0, 255, out=table[:, 1:])
-    hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV, dst=scratch)
-    cv2.LUT(hsv, table.astype(np.uint8)[None], dst=hsv)
-    cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=im)
+    colours = HsvChange.draw(hgain, sgain, vgain, generator(rng))
+    if colours is not None:
+        colours.apply(im, im, scratch)
+
+
+class HsvChange(NamedTuple):
+    """New colours for an image.
+
+    Attributes:
+        table: (1, 256, 3) uint8, the new hue, saturation and value of each old one.
+        matrix: (3, 4) factors and offsets that give the numbers of ``table`` in a third of the time, or None where
+            rounding would give others.
+    """
+
+    table: np.ndarray
+    matrix: np.ndarray | None
+
+    @classmethod
+    def draw(cls, hgain: float, sgain: float, vgain: float, rng: np.random.Generator) -> HsvChange | None:
+        """Draw the change that ``augment_hsv`` makes, None where nothing changes."""
+        if not (hgain or sgain or vgain):
+            return None
+        gains = 1 + rng.uniform(-1, 1, 3) * (hgain, sgain, vgain)
+        table = np.arange(256)[:, None] * gains
+        table[:, 0] %= _HUES
+        np.clip(table[:, 1:], 0, 255, out=table[:, 1:])
+        whole = table.astype(np.uint8)
+        matrix = np.zeros((3, 4))
+        matrix.flat[::5], matrix[:, 3] = gains, _CUT
+        scaled = cv2.transform(_RAMP, matrix)[0]
+        scaled[:, 0] %= _HUES  # OpenCV takes hues beyond the circle for what they are on it
+        scaled[_HUES:, 0] = whole[_HUES:, 0]  # no pixel has such a hue
+        return cls(whole[None], matrix if np.array_equal(scaled, whole) else None)
+
+    def apply(self, im: np.ndarray, out: np.ndarray, scratch: np.ndarray | None = None) -> None:
+        """Write an image (h, w, 3) BGR uint8 in its new colours into ``out``, which may be the image itself."""
+        hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV, dst=scratch)
+        if self.matrix is None:
+            cv2.LUT(hsv, self.table, dst=hsv)
+        else:
+            cv2.transform(hsv, self.matrix, dst=hsv)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=out)
 
 
 class Albumentations:
@@ -370,11 +411,23 @@ class Albumentations:
             p: probability that the effects are tried at all.
             rng: source of the draws; each effect that fires is seeded from it.
         """
-        rng = generator(rng)
+        return self.apply(im, self.draw(generator(rng), p)), labels
+
+    def draw(self, rng: np.random.Generator, p: float = 1.0) -> list[tuple[Any, int]]:
+        """Return the effects that fire, in order, with their seeds; ``p`` as in a call."""
         fires = rng.random(len(self.transform)) < self._chances
-        if rng.random() < p and fires.any():
-            for fired, (_, effect) in zip(fires, self.transform, strict=True):
-                if fired:
-                    effect.set_random_seed(int(rng.integers(2**31)))
-                    im = effect(image=im)["image"]
-        return im, labels
+        if rng.random() >= p or not fires.any():
+            return []
+        return [
+            (effect, int(rng.integers(2**31)))
+            for fired, (_, effect) in zip(fires, self.transform, strict=True)
+            if fired
+        ]
+
+    @staticmethod
+    def apply(im: np.ndarray, drawn: Sequence[tuple[Any, int]]) -> np.ndarray:
+        """Return an image (h, w, 3) BGR uint8, which is never changed, after effects that ``draw`` returned."""
+        for effect, seed in drawn:
+            effect.set_random_seed(seed)
+            im = effect(image=im)["image"]
+        return im

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.data.flat_rows import flat_rows, row_counts
 from utils.helpers import TryExcept
 from utils.logs import LOGGER, TQDM_BAR_FORMAT, colorstr
 
@@ -148,8 +149,7 @@ def box_sides(dataset: Any, imgsz: int, jitter: np.random.Generator | None = Non
     shapes = imgsz * shapes / shapes.max(1, keepdims=True, initial=1e-9)
     if jitter is not None:
         shapes = shapes * jitter.uniform(0.9, 1.1, (len(shapes), 1))
-    sides = [labels[:, 3:5] * shape for shape, labels in zip(shapes, dataset.labels, strict=True) if len(labels)]
-    return np.concatenate(sides) if sides else np.zeros((0, 2))
+    return flat_rows(dataset.labels)[:, 3:5] * np.repeat(shapes, row_counts(dataset.labels), axis=0)
 
 
 def side_ratios(anchors: np.ndarray, sides: np.ndarray) -> np.ndarray:

@@ -346,7 +346,7 @@ def create_classification_dataloader(  # noqa: PLR0913, PLR0917 (inherited signa
     from utils.classification.dataset import ClassificationDataset
 
     dataset = ClassificationDataset(
-        path, augment, imgsz, cache, classes=classes, seed=seed, prefix=prefix, paths=paths
+        path, augment, imgsz, cache, classes=classes, seed=seed, prefix=prefix, paths=paths, rank=rank
     )  # fmt: skip
     return open_loader(dataset, batch_size, rank, workers, shuffle, seed)
 
@@ -362,7 +362,9 @@ def open_loader(  # noqa: PLR0913, PLR0917
 
     return InfiniteDataLoader(
         dataset,
-        batch_sampler=EpochBatchSampler(order, min(batch_size * world, n), max(rank, 0), world),
+        batch_sampler=EpochBatchSampler(
+            order, min(batch_size * world, n), max(rank, 0), world, getattr(dataset, "mosaic_pool", 0)
+        ),
         num_workers=_worker_count(workers, min(batch_size, n)),
         pin_memory=PIN_MEMORY and torch.cuda.is_available(),
         collate_fn=collate_fn,

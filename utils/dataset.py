@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,6 @@ from utils.augmentations import (
     Albumentations,
     LetterboxFit,
     Warp,
-    augment_hsv,
     choose_pastes,
     draw_warp,
     fit_letterbox,
@@ -25,12 +23,14 @@ from utils.augmentations import (
     warp_labels,
 )
 from utils.balance.image_changes import ImageChanges, build_albums, build_image_changes, name_table
-from utils.balance.samplers import Draw, draw_partners, partner_weights
+from utils.balance.samplers import Draw, draw_partners, partner_weights, pool_partners
 from utils.data.collate import Sample, SampleList, collate, collate_quad, new_batch
+from utils.data.finish import Finish, buffer, write_planes
 from utils.data.image_store import ImageStore
-from utils.data.label_geometry import flip_outlines, letterboxed_labels, normalised_labels, shapes_of
+from utils.data.label_geometry import letterboxed_labels, normalised_labels, shapes_of
 from utils.data.mosaic import Tile, canvas_labels, paste_polygons, place_tiles, render
 from utils.data.training_image import SampleRandomness, TrainingImage
+from utils.data.zoom import ZoomedTiles, is_upright
 from utils.errors import InputError
 from utils.logs import LOGGER
 from utils.rng import Stream, make_rng
@@ -39,29 +39,27 @@ if TYPE_CHECKING:
     from utils.labels import LabelTable
 
 _PARTNERS = 3
-_buffers = threading.local()
 
 
 class View(NamedTuple):
-    """One augmented image: pixels (h, w, 3) BGR, labels (n, 5) class, xyxy, and outlines where a set keeps them."""
+    """One augmented image.
 
-    image: np.ndarray
+    Attributes:
+        image: pixels (h, w, 3) BGR, or tiles from which they can be painted.
+        labels: (n, 5) class, xyxy in pixels.
+        wh: width and height.
+        outlines: of the labels, where a set keeps them.
+    """
+
+    image: np.ndarray | ZoomedTiles
     labels: np.ndarray
+    wh: tuple[int, int]
     outlines: Sequence[np.ndarray] = ()
 
-
-def buffer(shape: tuple[int, ...], slot: str) -> np.ndarray:
-    """Return this thread's reusable uint8 array; its last user's contents are lost."""
-    store = _buffers.__dict__
-    found = store.get(slot)
-    if found is None or found.shape != shape:
-        found = store[slot] = np.empty(shape, np.uint8)
-    return found
-
-
-def write_planes(out: np.ndarray, im: np.ndarray) -> None:
-    """Write BGR pixels (h, w, 3) as RGB planes into ``out`` (3, h, w)."""
-    cv2.split(im, [out[2], out[1], out[0]])
+    def pixels(self, slot: str = "view") -> np.ndarray:
+        """Return the pixels (h, w, 3), in this thread's buffer of that name where they have to be painted."""
+        image = self.image
+        return image.render(buffer((self.wh[1], self.wh[0], 3), slot)) if isinstance(image, ZoomedTiles) else image
 
 
 class LoadImagesAndLabels(Dataset):
@@ -135,14 +133,15 @@ class LoadImagesAndLabels(Dataset):
         upstream_effects = augment and hyp.get("album") is None
         self.albumentations = Albumentations(size=img_size) if upstream_effects else None
         albums = build_albums(hyp, name_table(names), img_size) if augment else None
+        self.mosaic_pool = int(hyp.get("mosaic_pool") or 0) if self.mosaic else 0
+        self._decoded: dict[int, np.ndarray] | None = None  # images of the batch in work, where partners repeat
         self._accesses = 0
         required = augment if require_labels is None else require_labels
         self._read_labels(path, None if single_cls else nc, required, prefix, name_table(names))
         if min_items:
-            self._reorder(np.flatnonzero([len(rows) >= min_items for rows in self.labels]))
+            self._reorder(np.flatnonzero(self.labels.counts() >= min_items))
         if single_cls:
-            for rows in self.labels:
-                rows[:, 0] = 0
+            self.labels.flat()[:, 0] = 0
         self._batch(batch_size, pad)
         self._partner_source: np.ndarray | None = None
         self._partner_edges = torch.zeros(self.n + 1, dtype=torch.float64) if self.mosaic else None
@@ -150,7 +149,7 @@ class LoadImagesAndLabels(Dataset):
             self._partner_edges.share_memory_()  # workers see what is written here after they started
         self.images = ImageStore(self.im_files, self.shapes, img_size, augment)
         self.im_hw0, self.im_hw = self.images.original_hw, self.images.hw
-        self.images.cache(cache_images, prefix, rank in {-1, 0})
+        self.images.cache(cache_images, prefix, rank in {-1, 0}, shared=rank != -1)
         self.changes: ImageChanges | None = None
         if albums is not None:
             self.changes = build_image_changes(hyp, albums, self.labels, self.segments, self.images, nc)
@@ -174,11 +173,9 @@ class LoadImagesAndLabels(Dataset):
         last = Path(path if isinstance(path, (str, Path)) else path[-1])
         cache_path = (last if last.is_file() else Path(label_files[0]).parent).with_suffix(".cache")
         table = scan_labels(files, label_files, cache_path, prefix, nc, names=names, require_labels=required)
-        self.labels = list(table.labels)
-        self.segments = list(table.segments)
+        self.labels, self.segments = table.labels, table.segments  # sequences over a few arrays: utils.data.flat_rows
         self.shapes = np.asarray(table.shapes).reshape(-1, 2)
-        self.im_files = list(table.im_files)
-        self.label_files = list(table.label_files)
+        self.im_files, self.label_files = table.im_files, table.label_files
         self.n = len(self.im_files)
         if not self.n:
             raise InputError(f"{path}: none of {len(files)} images can be used")
@@ -192,8 +189,7 @@ class LoadImagesAndLabels(Dataset):
     def _reorder(self, order: np.ndarray) -> None:
         """Keep the images of ``order``, in that order."""
         for name in ("im_files", "label_files", "labels", "segments"):
-            values = getattr(self, name)
-            setattr(self, name, [values[i] for i in order.tolist()])
+            setattr(self, name, getattr(self, name).take(order))
         self.shapes = self.shapes[order]
         self.n = len(order)
         if not self.n:
@@ -240,7 +236,11 @@ class LoadImagesAndLabels(Dataset):
 
         The pixels may belong to a cache: copy before changing them.
         """
-        return self.images.load(i), tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+        if self._decoded is None:
+            pixels = self.images.load(i)
+        elif (pixels := self._decoded.get(i)) is None:
+            pixels = self._decoded[i] = self.images.load(i)
+        return pixels, tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
 
     def check_cache_ram(self, safety_margin: float = 0.1, prefix: str = "") -> bool:
         """Say whether all images fit in memory with ``safety_margin`` (a share of their size) to spare."""
@@ -278,18 +278,20 @@ class LoadImagesAndLabels(Dataset):
         """Return the samples of one batch, their images side by side in one block of memory."""
         samples = SampleList()
         resolved = [self._resolve(draw) for draw in draws]
+        self._decoded = {} if self.mosaic_pool else None
         heights_widths = {self._out_shape(i) for i, _ in resolved}
         if len(heights_widths) == 1:
             samples.images = new_batch(len(resolved), *heights_widths.pop())
         for k, (i, randomness) in enumerate(resolved):
             samples.append(self._sample(i, randomness, None if samples.images is None else samples.images[k]))
+        self._decoded = None
         if isinstance(draws[0], Draw):
             samples.rng = make_rng(self.seed, draws[0].epoch, draws[0].position, Stream.QUAD)
         return samples
 
     def _resolve(self, index: int | Draw) -> tuple[int, SampleRandomness]:
         if isinstance(index, Draw):
-            return index.index, SampleRandomness(self.seed, index.epoch, index.position)
+            return index.index, SampleRandomness(self.seed, index.epoch, index.position, index.pool)
         i = int(self.indices[index])
         self._accesses += 1
         return i, SampleRandomness(torch.initial_seed() & (2**64 - 1), self._accesses, i)
@@ -307,7 +309,7 @@ class LoadImagesAndLabels(Dataset):
         if self.augment:
             view, shapes = self._augmented(i, randomness)
             labels = normalised_labels(view.labels, w, h)
-            labels = self._finish(view, labels, randomness.sample, out.numpy())
+            self._finish(view, labels, randomness.sample, out.numpy())
             outlines = view.outlines
         else:
             rows, outlines, shapes = self._plain(i, out.numpy())
@@ -318,9 +320,9 @@ class LoadImagesAndLabels(Dataset):
         self, image: torch.Tensor, labels: np.ndarray, outlines: Sequence[np.ndarray], file: str, shapes: Any
     ) -> Any:
         """Join what a sample is made of: image (3, h, w), labels (n, 5 or more) normalised, outlines in pixels."""
-        targets = torch.zeros((len(labels), labels.shape[1] + 1))
-        targets[:, 1:] = torch.from_numpy(labels)
-        return image, targets, file, shapes
+        targets = np.zeros((len(labels), labels.shape[1] + 1), np.float32)
+        targets[:, 1:] = labels
+        return image, torch.from_numpy(targets), file, shapes
 
     def _plain(self, i: int, out: np.ndarray) -> tuple[np.ndarray, Sequence[np.ndarray], Any]:
         """Letterbox image i into ``out`` without any change; return labels (n, 5) class, xyxy, outlines, shapes."""
@@ -358,9 +360,9 @@ class LoadImagesAndLabels(Dataset):
             return self._alone(i, randomness)
         view = self._mosaic(i, randomness, "view")
         if rng.random() < self.hyp["mixup"]:
-            other = self._mosaic(self._partners(i, 1, rng)[0], randomness, "other")
-            pixels, labels = mixup(view.image, view.labels, other.image, other.labels, rng=rng)
-            view = View(pixels, labels, [*view.outlines, *other.outlines])
+            other = self._mosaic(self._partners(i, 1, randomness)[0], randomness, "other")
+            both = view.pixels(), view.labels, other.pixels("other"), other.labels
+            view = View(*mixup(*both, rng=rng), view.wh, [*view.outlines, *other.outlines])
         return view, None
 
     def _alone(self, i: int, randomness: SampleRandomness) -> tuple[View, Any]:
@@ -383,11 +385,13 @@ class LoadImagesAndLabels(Dataset):
         render(out, [tile], load, warp.matrix)
         outlines = self._letterboxed_outlines(image.segments, hw, fit)
         labels, outlines = self._warped(letterboxed_labels(image.labels, hw, fit), outlines, warp, (w, h))
-        return View(out, labels, outlines), shapes_of(hw0, hw, fit.pad)
+        return View(out, labels, (w, h), outlines), shapes_of(hw0, hw, fit.pad)
 
-    def _partners(self, i: int, count: int, rng: np.random.Generator) -> list[int]:
+    def _partners(self, i: int, count: int, randomness: SampleRandomness) -> list[int]:
+        if randomness.pool:
+            return pool_partners(randomness.pool, i, count, randomness.sample)
         edges = self._partner_edges.numpy()
-        return draw_partners(edges[1:] if edges[0] else None, self.n, i, count, rng)
+        return draw_partners(edges[1:] if edges[0] else None, self.n, i, count, randomness.sample)
 
     def _draw_warp(self, rng: np.random.Generator, in_wh: tuple[int, int], out_wh: tuple[int, int]) -> Any:
         hyp = self.hyp
@@ -397,18 +401,20 @@ class LoadImagesAndLabels(Dataset):
     def load_mosaic(self, index: int, *, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return a mosaic around image ``index``, warped: image (s, s, 3) BGR and labels (n, 5) class, xyxy pixels."""
         view = self._mosaic(index, SampleRandomness.unseeded(rng), "view")
-        return view.image.copy(), view.labels
+        return view.pixels().copy(), view.labels
 
     def _mosaic(self, i: int, randomness: SampleRandomness, slot: str) -> View:
         """Compose image i and three partners on a canvas of twice the size, and warp its middle."""
         canvas, rng = 2 * self.img_size, randomness.sample
         cy, cx = (int(rng.uniform(-border, canvas + border)) for border in self.mosaic_border)
-        members = rng.permutation([i, *self._partners(i, _PARTNERS, rng)]).tolist()
+        members = rng.permutation([i, *self._partners(i, _PARTNERS, randomness)]).tolist()
         images = [self.training_image(k, randomness) for k in members]
         tiles = place_tiles([image.hw for image in images], (cx, cy), canvas)
+        out_wh = canvas + 2 * self.mosaic_border[1], canvas + 2 * self.mosaic_border[0]
+        if not self.hyp["copy_paste"]:
+            return self._plain_mosaic(images, tiles, self._draw_warp(rng, (canvas, canvas), out_wh), out_wh, slot)
         labels, segments = canvas_labels(images, tiles, canvas)
         chosen = choose_pastes(labels, segments, canvas, self.hyp["copy_paste"], rng)
-        out_wh = canvas + 2 * self.mosaic_border[1], canvas + 2 * self.mosaic_border[0]
         warp = self._draw_warp(rng, (canvas, canvas), out_wh)
         loaded: dict[int, np.ndarray] = {}
 
@@ -422,26 +428,36 @@ class LoadImagesAndLabels(Dataset):
         if chosen:
             paste_polygons(out, tiles, load, warp, [segments[j] for j in chosen], canvas)
             labels, segments = mirrored_labels(labels, segments, chosen, canvas)
-        return View(out, *self._warped(labels, segments, warp, out_wh))
+        labels, outlines = self._warped(labels, segments, warp, out_wh)
+        return View(out, labels, out_wh, outlines)
 
-    def _finish(self, view: View, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
-        """Apply pixel effects, colour and flips, and write the planes; labels (n, 5) class, normalised xywh."""
-        hyp, im = self.hyp, view.image
-        if self.albumentations is not None:
-            im, labels = self.albumentations(im, labels, rng=rng)
-        augment_hsv(im, hyp["hsv_h"], hyp["hsv_s"], hyp["hsv_v"], rng=rng, scratch=buffer(im.shape, "hsv"))
-        upside_down = rng.random() < hyp["flipud"]
-        mirror = rng.random() < hyp["fliplr"]
-        if upside_down:
-            labels[:, 2] = 1 - labels[:, 2]
-        if mirror:
-            labels[:, 1] = 1 - labels[:, 1]
-        if upside_down or mirror:
-            code = -1 if upside_down and mirror else int(mirror)
-            im = cv2.flip(im, code, dst=buffer(im.shape, "hsv"))
-            flip_outlines(view.outlines, im.shape, upside_down, mirror)
-        write_planes(out, im)
-        return labels
+    def _plain_mosaic(
+        self, images: list[TrainingImage], tiles: list[Tile], warp: Warp, out_wh: tuple[int, int], slot: str
+    ) -> View:
+        """Return a mosaic of four images without pasted copies; one that is only zoomed and moved is painted later."""
+        shifts: Sequence[tuple[float, float]] = ()
+
+        def load(k: int) -> np.ndarray:
+            return images[k].load()
+
+        if is_upright(warp.matrix):
+            image: np.ndarray | ZoomedTiles = ZoomedTiles.of(tiles, warp.matrix, out_wh, load)
+            shifts = image.shifts
+        else:
+            image = buffer((out_wh[1], out_wh[0], 3), slot)
+            render(image, tiles, load, warp.matrix)
+        labels, segments = canvas_labels(images, tiles, 2 * self.img_size, shifts)
+        labels, outlines = self._warped(labels, segments, warp, out_wh)
+        return View(image, labels, out_wh, outlines)
+
+    def _finish(self, view: View, labels: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> None:
+        """Apply effects, colour and flips, write the planes; labels (n, 5) class, normalised xywh, are flipped."""
+        finish = Finish.draw(self.hyp, self.albumentations, rng)
+        finish.flip_labels(labels, view.outlines, out.shape[1:])
+        if isinstance(view.image, ZoomedTiles) and not finish.effects:
+            view.image.paint(out, finish)
+        else:
+            finish.apply(view.pixels(), out)
 
     # Batches --------------------------------------------------------------------------------------------------
 

@@ -102,7 +102,8 @@ def find_images(path: str | Path | Iterable[str | Path]) -> list[str]:
             found += _listed_images(source)
         else:
             raise MissingFileError(f"{source}: no such folder or list of images")
-    found = [name.replace("/", os.sep) for name in found]  # labels are found by the system's separators
+    if os.sep != "/":
+        found = [name.replace("/", os.sep) for name in found]  # labels are found by the system's separators
     images = sorted(name for name in found if name.rpartition(".")[2].lower() in IMG_FORMATS)
     if not images:
         where = ", ".join(map(str, sources))
@@ -377,7 +378,8 @@ def _images_below(folder: Path) -> list[str]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in files if "." in name and not name.startswith(".")]
+        begin = os.path.join(place, "")
+        found += [begin + name for name in files if "." in name and not name.startswith(".")]
     return found
 
 

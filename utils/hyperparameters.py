@@ -182,6 +182,11 @@ class Hyperparameters:
     sampler_len: str = choice("fixed", "draws per epoch: number of images, or more", "fixed", "expand", needs=SAMPLER)
     sampler_bg: float = gain(0.0, "image_weights: weight of images without labels", high=1.0, needs=SAMPLER)
 
+    # speed
+    mosaic_pool: int = number(
+        0, "mosaic partners from groups of so many neighbours in the epoch's order; 0 is all images", low=0, high=1024,
+        whole=True, needs=("mosaic",))
+
     # class balance: augmentation of rare classes
     rare_paste: float = fraction(0.0, "probability of pasting rare objects into an image")
     rare_paste_max: int = number(3, "most objects pasted into an image", low=1, high=100, whole=True, needs=PASTE)

@@ -109,9 +109,10 @@ def read_image_file(path: str | Path) -> bytes:
         ImageError: missing, no regular file (a pipe or device would never end), or above MAX_FILE_BYTES.
     """
     try:
-        _check_file(path)
+        size = _check_file(path)
         with open(path, "rb") as stream:
-            return stream.read(MAX_FILE_BYTES + 1)
+            data = stream.read(size + 1)  # asking for more than there is takes memory for it
+            return data if len(data) <= size else data + stream.read(MAX_FILE_BYTES - size)  # it has grown since
     except ImageError:
         raise
     except OSError as error:
@@ -186,13 +187,14 @@ def imwrite(filename: str | Path, img: np.ndarray) -> bool:
     return bool(ok)
 
 
-def _check_file(path: str | Path) -> None:
-    """Refuse what is no regular file or too large, before it is opened."""
+def _check_file(path: str | Path) -> int:
+    """Refuse what is no regular file or too large, before it is opened; return its bytes."""
     info = os.stat(path)
     if not stat.S_ISREG(info.st_mode):
         raise ImageError(f"{path}: is a {'folder' if stat.S_ISDIR(info.st_mode) else 'pipe or device'}, not a file")
     if info.st_size > MAX_FILE_BYTES:
         raise ImageError(f"{path}: {info.st_size} bytes, an image file may have at most {MAX_FILE_BYTES}")
+    return info.st_size
 
 
 def _decode_pixels(data: bytes, header: ImageHeader, reduce: int) -> np.ndarray:

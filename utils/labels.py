@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.forked import can_fork, cpu_count, map_forked
 from utils.data.image_headers import read_header
+from utils.data.jpeg_check import quick_jpeg_size
 from utils.data.label_cache import cache_file, fingerprint, joint_digest, label_digest, load_cache, save_cache
 from utils.data.label_files import LabelFile, Problem, parse_labels, read_label_file
-from utils.data.label_table import CheckedImage, LabelTable, ScanReport, build_table
+from utils.data.label_table import (
+    Checked,
+    CheckedImage,
+    LabelTable,
+    ScanReport,
+    build_table,
+    join_checked,
+)
 from utils.errors import InputError, printable
 from utils.images import check_jpeg_end, decode, read_image_file
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
@@ -31,7 +40,9 @@ __all__ = [
 
 MIN_SIDE = 10  # pixels; smaller images are left out
 MAX_CLASSES = 1 << 24  # float32, in which labels are kept, tells whole numbers apart up to here
-FEW_IMAGES = 64  # up to so many a thread pool costs more than it saves
+MANY_IMAGES = 256  # from so many on further processes are worth their start
+PART = 32  # images checked at a time
+MAX_WORKERS = 16
 MAX_LISTED = 1000  # problems written to the log one by one
 _NO_LABELS = np.zeros((0, 5), np.float32)
 
@@ -52,8 +63,8 @@ def get_hash(paths: Iterable[str]) -> str:
 
 
 def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
-    im_files: list[str],
-    label_files: list[str] | None = None,
+    im_files: Sequence[str],
+    label_files: Sequence[str] | None = None,
     cache_path: str | Path | None = None,
     prefix: str = "",
     nc: int | None = None,
@@ -64,8 +75,8 @@ def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
 ) -> LabelTable:
     """Check all images and labels of a data set, or take the result of an earlier check that still holds.
 
-    Every image is decoded once (JPEG at an eighth of its size), every label file parsed. Nothing but the cache is
-    written. All problems are logged and totalled, with the lost boxes per class.
+    Every image is decoded once (of a JPEG its segments where they tell as much), every label file parsed. Nothing but
+    the cache is written. All problems are logged and totalled, with the lost boxes per class.
 
     Args:
         im_files: image paths.
@@ -73,7 +84,7 @@ def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
         cache_path: YOLOv5's name of the cache (``labels/train.cache``; ``.npz`` is added); None keeps no cache.
         prefix: start of the log lines.
         nc: number of classes; None accepts any class id.
-        workers: threads, by default up to 8.
+        workers: threads or processes, by default one a CPU, up to MAX_WORKERS.
         names: class names for the log.
         require_labels: refuse a set without any box (a training set).
 
@@ -96,7 +107,7 @@ def scan_labels(  # noqa: PLR0913  (a data set is described by all of these)
     return table
 
 
-def scan_images(im_files: list[str], cache_path: str | Path | None = None, prefix: str = "") -> LabelTable:
+def scan_images(im_files: Sequence[str], cache_path: str | Path | None = None, prefix: str = "") -> LabelTable:
     """Check images that have no label files, with the cache of ``scan_labels``; log nothing of what is found."""
     no_labels = [""] * len(im_files)
     path = cache_file(cache_path) if cache_path else None
@@ -149,11 +160,9 @@ def _check_pixels(im_file: str) -> tuple[tuple[int, int], list[Problem], bool]:
     """Decode an image once; return its upright (width, height), problems, and whether it can be used."""
     try:
         data = read_image_file(im_file)
-        header = read_header(io.BytesIO(data))
-        is_jpeg = header.kind == "JPEG"
-        note = check_jpeg_end(data) if is_jpeg else ""
-        im = decode(data, reduce=8 if is_jpeg else 1)
-        shape = header.upright_size if is_jpeg else (im.shape[1], im.shape[0])
+        shape, note = quick_jpeg_size(data), ""
+        if shape is None:
+            shape, note = _decoded_size(data)
         if min(shape) < MIN_SIDE:
             raise ValueError(f"{shape[0]} x {shape[1]} pixels, at least {MIN_SIDE} x {MIN_SIDE} are needed")
     except (ValueError, MemoryError) as error:
@@ -162,49 +171,77 @@ def _check_pixels(im_file: str) -> tuple[tuple[int, int], list[Problem], bool]:
     return shape, [Problem(im_file, 0, note)] if note else [], True
 
 
+def _decoded_size(data: bytes) -> tuple[tuple[int, int], str]:
+    """Decode an image, a JPEG at an eighth of its size; return its upright (width, height) and a note on its end."""
+    header = read_header(io.BytesIO(data))
+    is_jpeg = header.kind == "JPEG"
+    note = check_jpeg_end(data) if is_jpeg else ""
+    im = decode(data, reduce=8 if is_jpeg else 1)
+    return header.upright_size if is_jpeg else (im.shape[1], im.shape[0]), note
+
+
 def _scan(
-    im_files: list[str], label_files: list[str], cache_path: Path | None, prefix: str, workers: int | None
+    im_files: Sequence[str], label_files: Sequence[str], cache_path: Path | None, prefix: str, workers: int | None
 ) -> LabelTable:
     state = fingerprint(im_files, label_files) if cache_path else None
-    checked = []
     folder = Path((label_files or [""])[0] or (im_files or [""])[0]).parent
     description = f"{prefix}Scanning {folder}..."
     quiet = not LOGGER.isEnabledFor(logging.INFO)
+    parts = []
     bar = tqdm(total=len(im_files), desc=description, bar_format=TQDM_BAR_FORMAT, disable=quiet, leave=False)
     with bar:
-        for item in _map(check_image, im_files, label_files, workers):
-            checked.append(item)
-            bar.update()
-    table = build_table(im_files, label_files, checked)
-    table.report.problems += _shared_label_files(im_files, label_files, checked)
+        for part in _map(check_images, im_files, label_files, workers):
+            parts.append(part)
+            bar.update(len(part.kept))
+    table = build_table(im_files, label_files, parts)
+    table.report.problems += _shared_label_files(im_files, label_files, b"".join(part.states for part in parts))
     if cache_path and state:
-        digest = joint_digest([item.label_digest for item in checked])
-        save_cache(cache_path, table, np.array([item.kept for item in checked], bool), state, digest)
+        kept = np.concatenate([part.kept for part in parts]) if parts else np.zeros(0, bool)
+        save_cache(cache_path, table, kept, state, joint_digest(part.digests for part in parts))
     return table
 
 
-def _shared_label_files(im_files: list[str], label_files: list[str], checked: list[CheckedImage]) -> list[Problem]:
+def check_images(im_files: Sequence[str], label_files: Sequence[str]) -> Checked:
+    """Check some images and their label files, one after the other; none is changed."""
+    return join_checked(list(map(check_image, im_files, label_files)))
+
+
+def _shared_label_files(im_files: Sequence[str], label_files: Sequence[str], states: bytes) -> list[Problem]:
     """Note images that have one label file between them (x.jpg beside x.png): both train on its boxes."""
+    if len(set(label_files)) == len(label_files):
+        return []
     first: dict[str, str] = {}
     notes = []
-    for im_file, label_file, item in zip(im_files, label_files, checked, strict=True):
-        other = first.setdefault(label_file, im_file) if item.label_state != "missing" else im_file
+    for im_file, label_file, state in zip(im_files, label_files, states.decode(), strict=True):
+        other = first.setdefault(label_file, im_file) if state != "m" else im_file
         if other != im_file:
             notes.append(Problem(im_file, 0, f"shares the label file {printable(label_file)} with {printable(other)}"))
     return notes
 
 
 def _map(
-    check: Callable[[str, str], CheckedImage], im_files: list[str], label_files: list[str], workers: int | None
-) -> Iterator[CheckedImage]:
-    """Apply ``check`` to each pair in order; in threads when there are many, since decoding frees the interpreter."""
-    workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if workers is None else workers
-    if workers <= 1 or len(im_files) <= FEW_IMAGES:
-        yield from map(check, im_files, label_files)
-        return
-    with ThreadPool(workers) as pool:
-        pairs = zip(im_files, label_files, strict=True)
-        yield from pool.imap(lambda pair: check(*pair), pairs, chunksize=16)
+    check: Callable[[Sequence[str], Sequence[str]], Checked],
+    im_files: Sequence[str],
+    label_files: Sequence[str],
+    workers: int | None,
+) -> Iterator[Checked]:
+    """Apply ``check`` to parts of the files in order, in processes for many; in threads where processes cannot fork.
+
+    Threads share one interpreter, which is busy most of the time: they gain something where files come slowly.
+    """
+    workers = min(MAX_WORKERS, cpu_count()) if workers is None else workers
+    parts = [slice(k, k + PART) for k in range(0, len(im_files), PART)]
+
+    def check_part(part: slice) -> Checked:
+        return check(im_files[part], label_files[part])
+
+    if workers <= 1 or len(im_files) < MANY_IMAGES:
+        yield from map(check_part, parts)
+    elif can_fork():
+        yield from map_forked(check_part, parts, workers)
+    else:
+        with ThreadPool(workers) as pool:
+            yield from pool.imap(check_part, parts)
 
 
 def _log_report(report: ScanReport, prefix: str, source: str, names: dict[int, str] | list[str] | None) -> None:
@@ -242,7 +279,7 @@ def _refuse_losses(table: LabelTable, prefix: str, names: dict[int, str] | list[
             f"{prefix}{report.corrupt} of {report.total} images would be left out, at most half may be; "
             f"the first: {report.problems[0]}"
         )
-    kept = table.class_counts()
+    kept = table.class_counts() if report.lost else Counter()
     gone = Counter({c: n for c, n in report.lost.items() if c >= 0 and not kept[c]})
     if gone:
         example = next((p for p in report.problems), "")
@@ -252,7 +289,7 @@ def _refuse_losses(table: LabelTable, prefix: str, names: dict[int, str] | list[
         )
 
 
-def _no_labels_text(table: LabelTable, label_files: list[str], prefix: str) -> str:
+def _no_labels_text(table: LabelTable, label_files: Sequence[str], prefix: str) -> str:
     report = table.report
     example = f", for example {label_files[0]}" if label_files else ""
     return (

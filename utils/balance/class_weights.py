@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.balance.image_weights import RepeatFactors, image_repeat_factors, repeat_factors
 from utils.balance.label_counts import Labels, class_counts, classes_held, image_and_class, image_counts
+from utils.data.flat_rows import row_counts
 from utils.errors import InputErrors
 from utils.hyperparameter_table import class_names, weights_problems
 
@@ -117,7 +118,7 @@ def median_frequency(labels: Labels, nc: int) -> np.ndarray:
 
     The median is over classes with instances; the others get 1.
     """
-    counts, sizes = class_counts(labels, nc), np.array([len(image) for image in labels])
+    counts, sizes = class_counts(labels, nc), row_counts(labels)
     images, classes = classes_held(labels, nc)
     totals = np.bincount(classes, weights=sizes[images], minlength=nc)
     present = counts > 0

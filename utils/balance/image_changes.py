@@ -10,6 +10,7 @@ import numpy as np
 from utils.balance.albums import Pipeline, build_items
 from utils.balance.image_weights import repeat_factors
 from utils.balance.rare_paste import LEAST_SIDE, RareBank, RarePaste
+from utils.data.flat_rows import flat_rows
 from utils.data.image_store import ImageStore
 from utils.data.training_image import SampleRandomness, TrainingImage
 from utils.errors import InputErrors
@@ -159,7 +160,7 @@ def build_image_changes(
     wanted = float(hyp.get("rare_paste") or 0.0) > 0
     if not wanted and not albums.pipelines():
         return None
-    largest_class = max((int(rows[:, 0].max()) for rows in labels if len(rows)), default=0)
+    largest_class = int(flat_rows(labels)[:, 0].max(initial=0))
     factors = repeat_factors(hyp, labels, max(nc or 0, largest_class + 1))
     paste = None
     if wanted:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.balance.label_counts import Labels, class_counts, classes_held, image_and_class, image_counts
+from utils.data.flat_rows import row_counts
 from utils.hyperparameter_table import class_names
 
 Names = Mapping[int, str] | Iterable[str]
@@ -170,7 +171,7 @@ def map_weights(labels: Labels, nc: int, maps: np.ndarray, background: float = 0
     weights = np.bincount(images, weights=by_class[classes], minlength=len(labels))
     if not weights.any():
         return np.ones(len(labels))
-    empty = np.array([len(rows) == 0 for rows in labels])
+    empty = row_counts(labels) == 0
     part = min(background * empty.mean(), 1 - 1 / len(labels))  # of all draws
     if part > 0:
         weights[empty] = weights.sum() * part / (1 - part) / empty.sum()

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.data.flat_rows import flat_rows, row_counts
+
 Labels = Sequence[np.ndarray]
 
 
 def image_and_class(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     """Return the image number and the class of every box, two (boxes,) int64 arrays."""
-    images = np.repeat(np.arange(len(labels)), [len(image) for image in labels])
-    classes = [np.asarray(image)[:, 0].astype(np.int64) for image in labels if len(image)]
-    return images, np.concatenate(classes) if classes else np.zeros(0, np.int64)
+    images = np.repeat(np.arange(len(labels)), row_counts(labels))
+    return images, flat_rows(labels)[:, 0].astype(np.int64)
 
 
 def classes_held(labels: Labels, nc: int) -> tuple[np.ndarray, np.ndarray]:
     """Return image number and class, two (pairs,) int64 arrays, of every class that an image holds, once each."""
     images, classes = image_and_class(labels)
-    pairs = np.unique(images * nc + classes)
+    pairs = np.sort(images * nc + classes)  # in order already but for the classes of an image
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     return pairs // nc, pairs % nc
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from utils.boxes import bbox_ioa, xywhn2xyxy, xyxy2xywhn
 from utils.data.blending import FEATHER, edge_tint, feathered, light_gain, outline_mask
+from utils.data.flat_rows import flat_rows, row_counts
 from utils.data.training_image import TrainingImage
 
 LEAST_SIDE = 10  # pixels of the training image: smaller pastes are given up
@@ -108,9 +109,9 @@ class RareBank:
         least_side: float = 0.0,
     ):
         self.labels, self.segments, self.hw = labels, segments, hw
-        images = np.repeat(np.arange(len(labels)), [len(rows) for rows in labels])
-        rows = np.concatenate([np.arange(len(rows)) for rows in labels]) if len(labels) else np.zeros(0, np.int64)
-        flat = np.concatenate([rows[:, :5] for rows in labels]) if len(labels) else np.zeros((0, 5))
+        counts, flat = row_counts(labels), flat_rows(labels)
+        images = np.repeat(np.arange(len(labels)), counts)
+        rows = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
         classes = flat[:, 0].astype(np.int64)
         rare = np.asarray(factors)[classes] > 1
         usable = rare & _can_be_pasted(flat[:, 1:5], hw[images], least_side)

@@ -17,11 +17,19 @@ _BISECTIONS = 100
 
 
 class Draw(NamedTuple):
-    """One image of one epoch; everything random about the sample follows from (seed, epoch, position)."""
+    """One image of one epoch; everything random about the sample follows from (seed, epoch, position) and the pool.
+
+    Attributes:
+        index: number of the image.
+        epoch: number of the epoch.
+        position: place in the epoch's order.
+        pool: the other images of its group, from which mosaic and mixup partners are taken; () for all images.
+    """
 
     index: int
     epoch: int
     position: int
+    pool: tuple[int, ...] = ()
 
 
 def shuffled_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -123,6 +131,12 @@ def draw_partners(edges: np.ndarray | None, n: int, primary: int, count: int, rn
     return np.minimum(found, np.searchsorted(edges, edges[-1])).tolist()
 
 
+def pool_partners(pool: tuple[int, ...], primary: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Return ``count`` partners drawn independently and evenly from a group, none of them the primary if it can be."""
+    others = [image for image in pool if image != primary] or list(pool)
+    return [others[k] for k in rng.integers(len(others), size=count)]
+
+
 class EpochBatchSampler(Sampler[list[Draw]]):
     """Cuts one global order per epoch into global batches and gives each process its share.
 
@@ -134,15 +148,19 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         batch_size: images of one global batch, ≥ 1.
         rank: this process's number, 0 … world-1.
         world: number of processes.
+        pool: size of the groups of neighbours in the order that are each other's mosaic partners; 0 for no groups.
     """
 
-    def __init__(self, order: Callable[[int], np.ndarray], batch_size: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self, order: Callable[[int], np.ndarray], batch_size: int, rank: int = 0, world: int = 1, pool: int = 0
+    ):
         if batch_size < 1 or not 0 <= rank < world:
             raise InputError(f"batch size {batch_size} must be ≥ 1 and rank {rank} must lie within 0-{world - 1}")
         self.order = order
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.pool = pool
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -184,7 +202,15 @@ class EpochBatchSampler(Sampler[list[Draw]]):
         for begin in range(first * self.batch_size, len(indices), self.batch_size):
             positions = range(begin, min(begin + self.batch_size, len(indices)))
             mine = positions[self.rank :: self.world] or positions[:1]
-            yield [Draw(int(indices[k]), epoch, k) for k in mine]
+            yield [Draw(int(indices[k]), epoch, k, self._others(k)) for k in mine]
+
+    def _others(self, position: int) -> tuple[int, ...]:
+        """Return the other images of a position's group, in their order."""
+        if not self.pool:
+            return ()
+        first = position - position % self.pool
+        group = self._indices[first : first + self.pool]
+        return tuple(np.delete(group, position - first).tolist())
 
 
 def _checked(weights: np.ndarray) -> np.ndarray:

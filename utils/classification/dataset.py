@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from utils.augmentations import classify_albumentations, classify_transforms
 from utils.balance.samplers import Draw
 from utils.classification.folders import ImageFolders, scan_split
-from utils.data.image_cache import DiskCache, RamCache, fits_in_memory
+from utils.data.image_cache import DiskCache, RamCache, cache_key, fill_ram
 from utils.errors import WorkError
 from utils.images import imread
 from utils.rng import make_rng
@@ -39,6 +39,7 @@ class ClassificationDataset(ImageFolder):
         seed: the run's seed.
         prefix: words before log lines.
         paths: items have the image's path as a third part.
+        rank: this process's number; -1 where no other process of a run opens the same images.
 
     Attributes:
         classes, class_to_idx, samples, targets, imgs: as ImageFolder's.
@@ -63,6 +64,7 @@ class ClassificationDataset(ImageFolder):
         seed: int = 0,
         prefix: str = "",
         paths: bool = False,
+        rank: int = -1,
     ):
         self.split = root if isinstance(root, ImageFolders) else scan_split(root, classes, prefix)
         super().__init__(str(self.split.root), loader=imread)
@@ -80,7 +82,7 @@ class ClassificationDataset(ImageFolder):
         self.partner_weights: np.ndarray | None = None  # set by samplers; there are no partners here
         self._accesses = 0
         self.cache_ram, self.cache_disk = cache in {True, "ram"}, cache == "disk"
-        self._store = self._filled_store(prefix)
+        self._store = self._filled_store(prefix, rank)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Return the class names and their numbers, for ImageFolder."""
@@ -91,17 +93,16 @@ class ClassificationDataset(ImageFolder):
         """Return (path, class number) of every image, for ImageFolder."""
         return list(zip(self.split.files, self.split.targets.tolist(), strict=True))
 
-    def _filled_store(self, prefix: str) -> RamCache | DiskCache | None:
+    def _filled_store(self, prefix: str, rank: int) -> RamCache | DiskCache | None:
         """Return the cache of decoded images, None without."""
         sizes = self.shapes[:, ::-1]
         if self.cache_disk:
             disk = DiskCache(self.im_files, sizes, CACHE_KIND)
             disk.fill(self._decode, _THREADS, f"{prefix}Caching images on disk")
             return disk
-        if self.cache_ram and fits_in_memory(int(sizes.prod(1).sum() * 3), 0.1, prefix):
-            ram = RamCache(sizes)
-            ram.fill(self._decode, _THREADS, f"{prefix}Caching images in memory")
-            return ram
+        if self.cache_ram:
+            key = cache_key(self.im_files, sizes, CACHE_KIND) if rank != -1 else None
+            return fill_ram(sizes, self._decode, _THREADS, prefix, rank in {-1, 0}, key)
         return None
 
     def _decode(self, i: int) -> np.ndarray:

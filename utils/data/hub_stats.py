@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
+from utils.balance.label_counts import class_counts, image_counts
 from utils.data.label_table import LabelTable
 from utils.dataset_yaml import SPLITS, check_dataset, find_images
 from utils.errors import WorkError
@@ -99,14 +99,13 @@ class HUBDatasetStats:
     def _counted(self, table: LabelTable) -> dict[str, Any]:
         """Return the statistics of one split."""
         nc = self.data["nc"]
-        per_image = [np.bincount(labels[:, 0].astype(int), minlength=nc) for labels in table.labels]
-        counts = np.array(per_image).reshape(len(table), nc)
+        counts = class_counts(table.labels, nc)
         return {
-            "instance_stats": {"total": int(counts.sum()), "per_class": counts.sum(0).tolist()},
+            "instance_stats": {"total": int(counts.sum()), "per_class": counts.tolist()},
             "image_stats": {
                 "total": len(table),
-                "unlabelled": int((counts.sum(1) == 0).sum()),
-                "per_class": (counts > 0).sum(0).tolist(),
+                "unlabelled": int((table.labels.counts() == 0).sum()),
+                "per_class": image_counts(table.labels, nc).tolist(),
             },
             "labels": [
                 {Path(file).name: [[int(c), *(round(x, 4) for x in box)] for c, *box in labels.tolist()]}

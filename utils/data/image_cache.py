@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.forked import cpu_count
 from utils.data.leftovers import remove_leftovers
+from utils.data.shared_memory import SharedMemory, shared_memory
 from utils.errors import WorkError
 from utils.logs import LOGGER, TQDM_BAR_FORMAT
 from utils.safe_write import part_beside
 
 GIB = 1 << 30
+_MAX_THREADS = 32
 _FAMILY = b"yolov5-image-"
 _MARK = _FAMILY + b"2\0"
 _SUM = 4  # bytes of a CRC-32
@@ -43,17 +46,27 @@ def available_memory() -> int | None:
 
 
 class RamCache:
-    """All images in one buffer of memory, which forked workers share.
+    """All images in one buffer of memory, which forked workers share, and the processes of a run where it is given.
 
     Args:
         shapes: (N, 2) height and width of each image as ``load`` returns it.
+        memory: shared by several processes, of which one fills it; else the buffer is this process's own.
+
+    Raises:
+        OSError: the shared memory is not there.
     """
 
-    def __init__(self, shapes: np.ndarray):
+    def __init__(self, shapes: np.ndarray, memory: SharedMemory | None = None):
         self.shapes = np.asarray(shapes, dtype=np.int64).reshape(-1, 2)
         self._ends = np.cumsum(self.shapes.prod(1) * 3)
-        self._buffer = np.empty(self.nbytes, np.uint8)
+        self._memory = memory
+        self._buffer = np.empty(self.nbytes, np.uint8) if memory is None else memory.buffer()
         self._filled = np.zeros(len(self.shapes), bool)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use the same memory."""
+        return self._memory is not None
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +91,7 @@ class RamCache:
         return view
 
     def fill(self, load: Load, workers: int, description: str, show: bool = True) -> None:
-        """Load every image, in threads.
+        """Load every image, in threads; of shared memory that another process has filled none.
 
         Args:
             load: image number → (h, w, 3) uint8.
@@ -88,11 +101,57 @@ class RamCache:
         """
 
         def keep(i: int) -> int:
-            np.copyto(self._view(i), load(i))
+            im = load(i)
+            if self._memory is not None:
+                self._memory.reserve(int(self._ends[i]) - im.nbytes, int(self._ends[i]))
+            np.copyto(self._view(i), im)
             self._filled[i] = True
             return self._view(i).nbytes
 
-        _with_progress(keep, range(len(self)), workers, description, show)
+        try:
+            if self._memory is None or self._memory.to_fill:
+                _with_progress(keep, range(len(self)), workers, description, show)
+        except BaseException:
+            if self._memory is not None:
+                self._memory.abandon()
+            raise
+        if self._memory is not None:
+            self._memory.finish()
+            self._filled[:] = True
+
+
+def fill_ram(  # noqa: PLR0913, PLR0917
+    shapes: np.ndarray, load: Load, workers: int, prefix: str, show: bool, key: bytes | None
+) -> RamCache | None:
+    """Return a filled cache in memory, None (with a line in the log) where it does not fit.
+
+    Args:
+        shapes, load, workers, show: as for ``RamCache`` and its ``fill``.
+        prefix: words before log lines.
+        key: tells what the cache holds, for the processes of a run on this machine to share it; None keeps it alone.
+    """
+    nbytes = int(np.asarray(shapes, np.int64).prod(1).sum() * 3)
+    memory = shared_memory(key, nbytes) if key is not None and nbytes else None
+    if (memory is None or memory.to_fill) and not fits_in_memory(nbytes, 0.1, prefix):
+        if memory is not None:
+            memory.abandon()
+        return None
+    try:
+        ram = RamCache(shapes, memory)
+    except OSError as error:
+        LOGGER.info(f"{prefix}Images in memory are not shared ({error.strerror or error}): each process keeps its own")
+        memory.abandon()
+        ram = RamCache(shapes)
+    if ram.is_shared:
+        workers = max(workers, min(cpu_count(), _MAX_THREADS))  # the other processes wait
+    ram.fill(load, workers, f"{prefix}Caching images in memory", show)
+    return ram
+
+
+def cache_key(files: Iterable[str], shapes: np.ndarray, kind: str) -> bytes:
+    """Return what tells a cache of these images (N, 2) height and width from others."""
+    names = "\0".join([kind, *map(os.path.abspath, files)]).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(names + b"\0" + np.ascontiguousarray(shapes, "<i8").tobytes()).digest()
 
 
 class DiskCache:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from utils.data.image_cache import DiskCache, RamCache, fits_in_memory
+from utils.data.image_cache import DiskCache, RamCache, cache_key, fill_ram, fits_in_memory
 from utils.errors import WorkError
 from utils.images import imread
 
@@ -55,14 +55,20 @@ class ImageStore:
             im = self.disk[i]
         return self._decode(i) if im is None else im
 
-    def cache(self, kind: bool | str | None, prefix: str, show: bool) -> None:
-        """Fill the cache that ``kind`` asks for: ``ram`` (or True), ``disk`` or none."""
+    def cache(self, kind: bool | str | None, prefix: str, show: bool, shared: bool = False) -> None:
+        """Fill the cache that ``kind`` asks for: ``ram`` (or True), ``disk`` or none.
+
+        Args:
+            kind: of cache.
+            prefix: words before log lines.
+            show: draw the progress bar.
+            shared: all processes of the run do so: those of one machine have one cache in memory between them.
+        """
         if kind == "disk":
             self.cache_on_disk(range(len(self.files)), f"{prefix}Caching images on disk", show)
-        elif kind and self.fits_in_memory(0.1, prefix):
-            ram = RamCache(self.hw)
-            ram.fill(self._decode, _THREADS, f"{prefix}Caching images in memory", show)
-            self.ram = ram
+        elif kind:
+            key = cache_key(self.files, self.hw, self.disk.kind) if shared else None
+            self.ram = fill_ram(self.hw, self._decode, _THREADS, prefix, show, key)
 
     def cache_on_disk(self, numbers: Iterable[int], description: str = "", show: bool = False) -> None:
         """Write the cache files of some images where they are missing or stale."""

@@ -15,14 +15,16 @@ import json
 import os
 import time
 import zipfile
+from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.data.label_files import Problem
-from utils.data.label_table import LabelTable, ScanReport
+from utils.data.label_table import NO_FILE, LabelTable, ScanReport, kept_names
 from utils.data.leftovers import remove_leftovers
 from utils.logs import LOGGER
 from utils.safe_write import part_beside
@@ -60,11 +62,10 @@ def cache_file(path: str | Path) -> Path:
     return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
 
 
-def fingerprint(im_files: list[str], label_files: list[str]) -> Fingerprint:
+def fingerprint(im_files: Sequence[str], label_files: Sequence[str]) -> Fingerprint:
     """Look at every image and label file, one stat each."""
     taken_at = time.time_ns()
-    images = np.array([_stat(path)[:2] for path in im_files], np.int64)
-    labels = np.array([_stat(path) for path in label_files], np.int64)
+    images, labels = _stats(im_files)[:, :2], _stats(label_files)
     paths = "\0".join([f"v{CACHE_VERSION}", *im_files, "", *label_files]).encode("utf-8", "surrogateescape")
     newest = int(labels[:, 1:].max(initial=0)) if len(labels) else 0
     return Fingerprint(_digest(paths, images.tobytes()), _digest(labels.tobytes()), newest, taken_at)
@@ -75,12 +76,12 @@ def label_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def joint_digest(digests: list[bytes]) -> bytes:
-    """Return one digest of all label files; an absent file counts as empty bytes."""
-    return _digest(*(digest or b"absent" for digest in digests))
+def joint_digest(digests: Iterable[bytes]) -> bytes:
+    """Return one digest of all label files, of their digests one after the other; NO_FILE stands for an absent one."""
+    return _digest(*digests)
 
 
-def load_cache(path: Path, im_files: list[str], label_files: list[str]) -> LabelTable | None:
+def load_cache(path: Path, im_files: Sequence[str], label_files: Sequence[str]) -> LabelTable | None:
     """Return the cached table when it fits the files as they are now, else None."""
     remove_leftovers(path.parent, path.name)
     now = fingerprint(im_files, label_files)
@@ -167,7 +168,9 @@ def _write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise
 
 
-def _unpack(content: dict[str, np.ndarray], facts: dict, im_files: list[str], label_files: list[str]) -> LabelTable:
+def _unpack(
+    content: dict[str, np.ndarray], facts: dict, im_files: Sequence[str], label_files: Sequence[str]
+) -> LabelTable:
     """Build the table; ValueError when the arrays do not fit each other."""
     for name, (dtype, ndim) in _ARRAYS.items():
         if content[name].dtype != dtype or content[name].ndim != ndim:
@@ -188,9 +191,8 @@ def _unpack(content: dict[str, np.ndarray], facts: dict, im_files: list[str], la
         raise ValueError("arrays do not fit each other")
     if not _are_labels(content["boxes"]) or not np.isfinite(content["points"]).all() or (content["shapes"] <= 0).any():
         raise ValueError("values that no checked label file has")
-    keep = np.flatnonzero(kept).tolist()
     arrays = {name: content[name] for name in _ARRAYS if name != "kept"}
-    return LabelTable([im_files[i] for i in keep], [label_files[i] for i in keep], report=_report(facts), **arrays)
+    return LabelTable(kept_names(im_files, kept), kept_names(label_files, kept), report=_report(facts), **arrays)
 
 
 def _report(facts: dict) -> ScanReport:
@@ -213,24 +215,26 @@ def _are_offsets(offsets: np.ndarray, count: int, end: int) -> bool:
     return len(offsets) == count + 1 and ordered and offsets[0] == 0 and offsets[-1] == end
 
 
-def _read_digests(label_files: list[str]) -> list[bytes]:
-    digests = []
+def _read_digests(label_files: Sequence[str]) -> Iterator[bytes]:
     for path in label_files:
         try:
             with open(path, "rb") as stream:
-                digests.append(label_digest(stream.read()))
+                yield label_digest(stream.read())
         except OSError:
-            digests.append(b"")
-    return digests
+            yield NO_FILE
 
 
-def _stat(path: str) -> tuple[int, int, int]:
-    """Return size, modification and change time in ns; -1 each when there is no such file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1, -1
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _stats(paths: Sequence[str]) -> np.ndarray:
+    """Return size, modification and change time in ns of each file, (n, 3) int64; -1 each where there is no file."""
+    numbers = array("q")
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            numbers.extend((-1, -1, -1))
+        else:
+            numbers.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return np.frombuffer(numbers, np.int64).reshape(-1, 3)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -14,6 +14,9 @@ from utils.errors import InputError, printable
 
 UNREADABLE_CLASS = -1  # key of lost rows whose class could not be read
 MAX_LABEL_BYTES = 32 << 20  # of one file: about half a million boxes
+_PLAIN = b"0123456789.e+- \t\r\n"
+_QUICK_CLASSES = 1 << 20
+_QUICK_SIDE = 1e-30  # as float32 still above 0
 _BOX_FIELDS = ("class", "centre x", "centre y", "width", "height")
 
 
@@ -78,6 +81,9 @@ def parse_labels(data: bytes, source: str, nc: int | None = None) -> LabelFile:
     """Parse the bytes of a label file; as ``read_label_file``."""
     if len(data) > MAX_LABEL_BYTES:
         return _unusable([Problem(source, 0, f"{len(data)} bytes, at most {MAX_LABEL_BYTES} are read")], [])
+    quick = _quick_boxes(data, nc)
+    if quick is not None:
+        return LabelFile(quick)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -97,6 +103,40 @@ def parse_labels(data: bytes, source: str, nc: int | None = None) -> LabelFile:
     if nc is not None and labels[:, 0].max() >= nc:
         _refuse_class(labels, _numbered_rows(text), source, nc)
     return _clean(labels, segments, text, source)
+
+
+def _quick_boxes(data: bytes, nc: int | None) -> np.ndarray | None:
+    """Return the labels (n, 5) of a file of sound boxes alone, None where anything at all wants a closer look."""
+    numbers = _plain_numbers(data)
+    if not numbers or min(numbers) < 0 or min(*numbers[3::5], *numbers[4::5]) < _QUICK_SIDE:
+        return None
+    classes = numbers[::5]
+    most = _QUICK_CLASSES if nc is None else min(nc, _QUICK_CLASSES)
+    if max(classes) >= most or not all(map(float.is_integer, classes)):
+        return None
+    if max(max(numbers[k::5]) for k in (1, 2, 3, 4)) > 1:
+        return None
+    labels = np.array(numbers, np.float32).reshape(-1, 5) + np.float32(0)  # + 0 turns -0 into 0
+    rows, step = labels.tobytes(), labels.strides[0]
+    is_distinct = len({rows[at : at + step] for at in range(0, len(rows), step)}) == len(labels)
+    return labels if is_distinct else None
+
+
+def _plain_numbers(data: bytes) -> list[float]:
+    """Return the numbers of lines that hold five each in plain digits, [] where any line does not."""
+    if data.translate(None, _PLAIN):
+        return []
+    words: list[bytes] = []
+    for line in data.splitlines():
+        fields = line.split()
+        if len(fields) == 5:
+            words += fields
+        elif line:
+            return []
+    try:
+        return list(map(float, words))
+    except ValueError:
+        return []
 
 
 def _convert(rows: list[list[str]]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.data.flat_rows import Names, Outlines, Rows
 from utils.data.label_files import UNREADABLE_CLASS, Problem
+
+NO_FILE = b"absent"  # in the place of a label file's digest
 
 
 @dataclass
@@ -64,6 +67,50 @@ class CheckedImage(NamedTuple):
     lost: Counter[int]
 
 
+class Checked(NamedTuple):
+    """Some images and their labels after checking, as arrays: k images, m boxes, s polygons, p points.
+
+    kept: (k,) bool. states: k of "found", "missing" or "empty", by their first letters. shapes: (k, 2) int64 width,
+    height. boxes: (m, 5) float32, counted by box_counts (k,). points: (p, 2) float32, counted by point_counts (s,);
+    polygon_counts: (k,). digests: of the label files, joined. problems, lost: of all of them.
+    """
+
+    kept: np.ndarray
+    states: bytes
+    shapes: np.ndarray
+    boxes: np.ndarray
+    box_counts: np.ndarray
+    points: np.ndarray
+    point_counts: np.ndarray
+    polygon_counts: np.ndarray
+    digests: bytes
+    problems: list[Problem]
+    lost: Counter[int]
+
+
+def join_checked(images: list[CheckedImage]) -> Checked:
+    """Return checked images as arrays; labels and sizes of those that are not kept are left out, not their traces."""
+    kept = [item for item in images if item.kept]
+    polygons = [points for item in kept for points in item.segments]
+    lost: Counter[int] = Counter()
+    for item in images:
+        if item.lost:
+            lost.update(item.lost)
+    return Checked(
+        kept=np.array([item.kept for item in images], bool),
+        states="".join(item.label_state[0] for item in images).encode(),
+        shapes=np.array([item.shape for item in kept], np.int64).reshape(-1, 2),
+        boxes=_joined([item.labels for item in kept], 5),
+        box_counts=_lengths([item.labels for item in kept]),
+        points=_joined(polygons, 2),
+        point_counts=_lengths(polygons),
+        polygon_counts=_lengths([item.segments for item in kept]),
+        digests=b"".join(item.label_digest or NO_FILE for item in images),
+        problems=[problem for item in images for problem in item.problems],
+        lost=lost,
+    )
+
+
 @dataclass
 class LabelTable:
     """Labels of the usable images.
@@ -80,8 +127,8 @@ class LabelTable:
         report: what the check found.
     """
 
-    im_files: list[str]
-    label_files: list[str]
+    im_files: Sequence[str]
+    label_files: Sequence[str]
     shapes: np.ndarray
     boxes: np.ndarray
     box_offsets: np.ndarray
@@ -94,18 +141,14 @@ class LabelTable:
         return len(self.im_files)
 
     @cached_property
-    def labels(self) -> list[np.ndarray]:
+    def labels(self) -> Rows:
         """N views (n, 5) float32 of ``boxes``: class, cx, cy, w, h, normalised."""
-        edges = self.box_offsets.tolist()
-        return [self.boxes[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        return Rows(self.boxes, self.box_offsets)
 
     @cached_property
-    def segments(self) -> list[list[np.ndarray]]:
+    def segments(self) -> Outlines:
         """Per image the list of its polygons, views (k, 2) float32 of ``points``; [] for images with boxes alone."""
-        edges = self.point_offsets.tolist()
-        polygons = [self.points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-        edges = self.segment_offsets.tolist()
-        return [polygons[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        return Outlines(self.points, self.point_offsets, self.segment_offsets)
 
     def class_counts(self) -> Counter[int]:
         """Return the number of boxes per class id."""
@@ -113,37 +156,48 @@ class LabelTable:
         return Counter(dict(zip(map(int, values.tolist()), counts.tolist(), strict=True)))
 
 
-def build_table(im_files: list[str], label_files: list[str], checked: list[CheckedImage]) -> LabelTable:
-    """Join the checked images into flat arrays; images that are not kept leave only their traces in the report."""
-    keep = [i for i, item in enumerate(checked) if item.kept]
-    kept = [checked[i] for i in keep]
-    polygons = [points for item in kept for points in item.segments]
+def build_table(im_files: Sequence[str], label_files: Sequence[str], parts: Sequence[Checked]) -> LabelTable:
+    """Join parts of a data set; images that are not kept leave only their traces in the report."""
+    kept = _all([part.kept for part in parts], np.zeros(0, bool))
+    numbers, none = np.zeros(0, np.int64), np.zeros((0, 2), np.float32)
     return LabelTable(
-        im_files=[im_files[i] for i in keep],
-        label_files=[label_files[i] for i in keep],
-        shapes=np.array([item.shape for item in kept], np.int64).reshape(-1, 2),
-        boxes=_joined([item.labels for item in kept], 5),
-        box_offsets=_offsets(len(item.labels) for item in kept),
-        points=_joined(polygons, 2),
-        point_offsets=_offsets(len(points) for points in polygons),
-        segment_offsets=_offsets(len(item.segments) for item in kept),
-        report=_report(checked),
+        im_files=kept_names(im_files, kept),
+        label_files=kept_names(label_files, kept),
+        shapes=_all([part.shapes for part in parts], np.zeros((0, 2), np.int64)),
+        boxes=_all([part.boxes for part in parts], np.zeros((0, 5), np.float32)),
+        box_offsets=_offsets(_all([part.box_counts for part in parts], numbers)),
+        points=_all([part.points for part in parts], none),
+        point_offsets=_offsets(_all([part.point_counts for part in parts], numbers)),
+        segment_offsets=_offsets(_all([part.polygon_counts for part in parts], numbers)),
+        report=_report(parts, kept),
     )
 
 
-def _report(checked: list[CheckedImage]) -> ScanReport:
-    report = ScanReport(total=len(checked))
-    states = Counter(item.label_state for item in checked if item.kept)
-    report.found, report.missing, report.empty = states["found"], states["missing"], states["empty"]
-    report.corrupt = sum(not item.kept for item in checked)
-    for item in checked:
-        report.problems += item.problems
-        report.lost.update(item.lost)
+def kept_names(names: Sequence[str], kept: np.ndarray) -> Names:
+    """Return the names of the images that are kept (N,)."""
+    return Names(names if kept.all() else [names[i] for i in np.flatnonzero(kept).tolist()])
+
+
+def _report(parts: Sequence[Checked], kept: np.ndarray) -> ScanReport:
+    states = np.frombuffer(b"".join(part.states for part in parts), np.uint8)[kept]
+    found, missing, empty = (int((states == ord(letter)).sum()) for letter in "fme")
+    report = ScanReport(found, missing, empty, int((~kept).sum()), len(kept))
+    for part in parts:
+        report.problems += part.problems
+        report.lost.update(part.lost)
     return report
 
 
-def _offsets(lengths: Iterable[int]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))]).astype(np.int64)
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _lengths(arrays: list[Any]) -> np.ndarray:
+    return np.fromiter(map(len, arrays), np.int64, len(arrays))
+
+
+def _all(arrays: list[np.ndarray], none: np.ndarray) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else none
 
 
 def _joined(arrays: list[np.ndarray], width: int) -> np.ndarray:

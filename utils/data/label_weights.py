@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.data.flat_rows import Rows, row_counts
 from utils.data.label_files import read_label_file
 from utils.errors import InputErrors, MissingFileError
 from utils.logs import LOGGER
@@ -80,7 +81,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 def join_label_weights(
     path: Path, weights: Sequence[LabelWeight], im_files: Sequence[str], label_files: Sequence[str],
     labels: Sequence[np.ndarray],
-) -> list[np.ndarray]:  # fmt: skip
+) -> Rows:  # fmt: skip
     """Return the weight of every label, one float32 array (n,) per image; 1 for labels that the file does not name.
 
     An image is named by its path or the end of it, down to its file name, as long as one image alone fits.
@@ -97,7 +98,8 @@ def join_label_weights(
         InputErrors: unknown or ambiguous images, rows that the label file does not have, labels named twice.
     """
     by_name = _by_name(im_files)
-    joined = [np.ones(len(rows), np.float32) for rows in labels]
+    offsets = np.concatenate([[0], np.cumsum(row_counts(labels))])
+    joined = Rows(np.ones(offsets[-1], np.float32), offsets)
     places: dict[int, list[int]] = {}
     seen: dict[tuple[int, int], int] = {}
     problems, dropped = [], 0

@@ -57,20 +57,30 @@ def place_tiles(shapes: Sequence[tuple[int, int]], centre: tuple[int, int], size
 
 
 def canvas_labels(
-    images: Sequence[TrainingImage], tiles: Sequence[Tile], canvas: int
+    images: Sequence[TrainingImage], tiles: Sequence[Tile], canvas: int, shifts: Sequence[tuple[float, float]] = ()
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the labels (n, 5) class, xyxy and outlines of all tiles in canvas pixels, clipped to the canvas.
 
     Columns behind the box are carried along.
+
+    Args:
+        images: of the tiles.
+        tiles: their places.
+        canvas: side of the canvas.
+        shifts: canvas pixels (x, y) by which each tile lies beside its place.
     """
-    rows, segments = [], []
-    for image, tile in zip(images, tiles, strict=True):
-        h, w = image.hw
-        part = image.labels.copy()
-        part[:, 1:5] = xywhn2xyxy(part[:, 1:5], w, h, *tile.offset)
-        rows.append(part)
-        segments += [xyn2xy(outline, w, h, *tile.offset).clip(0, canvas) for outline in image.segments]
-    labels = np.concatenate(rows, 0)
+    places = [
+        (image.hw[1], image.hw[0], tile.offset[0] + dx, tile.offset[1] + dy)
+        for image, tile, (dx, dy) in zip(images, tiles, shifts or [(0.0, 0.0)] * len(tiles), strict=True)
+    ]
+    labels = np.concatenate([image.labels for image in images], 0)
+    of_rows = np.repeat(np.array(places), [len(image.labels) for image in images], 0)
+    labels[:, 1:5] = xywhn2xyxy(labels[:, 1:5], *of_rows.T)
+    segments = [
+        xyn2xy(outline, *place).clip(0, canvas)
+        for image, place in zip(images, places, strict=True)
+        for outline in image.segments
+    ]
     np.clip(labels[:, 1:5], 0, canvas, out=labels[:, 1:5])
     return labels, segments
 

@@ -40,10 +40,12 @@ class SampleRandomness:
         seed: the run's seed.
         epoch: epoch number.
         position: the draw's position in the epoch's order.
+        pool: the images from which partners are taken, () for all.
     """
 
-    def __init__(self, seed: int, epoch: int, position: int):
+    def __init__(self, seed: int, epoch: int, position: int, pool: tuple[int, ...] = ()):
         self._place = seed, epoch, position
+        self.pool = pool
 
     @cached_property
     def sample(self) -> np.random.Generator:

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from utils.balance.label_counts import class_counts
+from utils.data.flat_rows import Rows
 from utils.diagnosis.audit_balance import class_balance, size_outliers
 from utils.diagnosis.audit_boxes import Labelled, check_rows, usable
 from utils.diagnosis.audit_duplicates import contradictions, find_twins, leaks
@@ -152,11 +154,7 @@ def audit_labels(
     found += background
     labels = _labels_by_split(sets, labelled, file_of)
     nc = len(facts["names"])
-    instances = {
-        split: np.bincount(np.concatenate([np.zeros((0, 1)), *(rows[:, :1] for rows in own)])[:, 0].astype(int),
-                           minlength=nc)
-        for split, own in labels.items()
-    }  # fmt: skip
+    instances = {split: class_counts(own, nc) for split, own in labels.items()}
     found += check_names(source, facts["names"], instances)
     groups: dict[str, int] = {}
     if look == "pixels":
@@ -266,13 +264,13 @@ def _image_counts(
     return counts, found
 
 
-def _labels_by_split(sets: list[LabelSet], labelled: Labelled, file_of: dict[str, int]) -> dict[str, list[np.ndarray]]:
+def _labels_by_split(sets: list[LabelSet], labelled: Labelled, file_of: dict[str, int]) -> dict[str, Rows]:
     """Return split -> per image (n, 5) class, cx, cy, w, h of the usable rows."""
     fit = usable(labelled)
-    edges = np.searchsorted(labelled.rows.file[fit], np.arange(len(labelled.rows.files) + 1)).tolist()
-    values = labelled.rows.values[fit]
-    rows = [values[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    return {item.split: [rows[file_of[label]] for label in item.label_files] for item in sets}
+    edges = np.searchsorted(labelled.rows.file[fit], np.arange(len(labelled.rows.files) + 1))
+    rows = Rows(labelled.rows.values[fit], edges)
+    files = {item.split: np.array([file_of[label] for label in item.label_files], np.int64) for item in sets}
+    return {split: rows.take(numbers) for split, numbers in files.items()}
 
 
 def _duplicates(

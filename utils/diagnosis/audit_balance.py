@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.balance.class_weights import effective_number
-from utils.balance.label_counts import classes_held
+from utils.balance.label_counts import class_counts, classes_held
 from utils.diagnosis.audit_boxes import Labelled, training_pixels, usable
 from utils.diagnosis.audit_findings import Finding
 
@@ -21,6 +21,7 @@ MIN_EXPECTED = 5.0  # boxes, for a class to count in the test of drift by itself
 BETA = 0.999  # of the effective number
 FREQUENT = 5.0  # a class with so many times the boxes of another is frequent beside it
 MOST_PAIRS = 100
+BLOCK = 1 << 16  # images counted at a time
 
 
 def size_outliers(labelled: Labelled, imgsz: int) -> list[Finding]:
@@ -88,14 +89,14 @@ def split_balance(images: Sequence[np.ndarray], names: Mapping[int, str]) -> dic
         that occur (``most`` and ``least``), None with fewer than two; ``pairs`` of classes by images that hold both.
     """
     nc = len(names)
-    counts = (
-        np.bincount(np.concatenate([i[:, 0] for i in images]).astype(int), minlength=nc) if images else np.zeros(nc)
-    )
-    counts = counts.astype(np.int64)
+    counts = class_counts(images, nc)
     place, cls = classes_held(images, nc)
     held = np.zeros((len(images), nc), bool)
     held[place, cls] = True
-    together = held.T.astype(np.int64) @ held.astype(np.int64)
+    together = np.zeros((nc, nc), np.int64)
+    for begin in range(0, len(held), BLOCK):
+        block = held[begin : begin + BLOCK].astype(np.float32)  # multiplies fast, and counts exactly up to 2^24
+        together += (block.T @ block).astype(np.int64)
     rows = []
     for c, name in sorted(names.items()):
         own = int(together[c, c])

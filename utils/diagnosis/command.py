@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.data.flat_rows import Rows
 from utils.diagnosis import gallery, outputs, page, runs, summary, tables
 from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.data import GroundTruth
@@ -425,7 +426,7 @@ def _labels_of(gt: GroundTruth) -> TrainFacts:
     """Return the labels of a split, an array for each image: class, and zeros for the box, which nothing asks for."""
     rows = np.zeros((len(gt), 5))
     rows[:, 0] = gt.cls
-    return TrainFacts([rows[gt.of_image(i)] for i in range(len(gt.images))], gt.nc)
+    return TrainFacts(Rows(rows, np.searchsorted(gt.image, np.arange(len(gt.images) + 1))), gt.nc)
 
 
 def _write_events(found: Diagnosis) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.data.flat_rows import flat_rows, row_counts
 from utils.diagnosis.data import GroundTruth, ImageInfo, sort_objects, sort_predictions
 from utils.diagnosis.gallery import Crop, Limits, cut_crops, error_crops
 from utils.diagnosis.inputs import to_pixels
@@ -86,8 +87,8 @@ class EpochConfusions:
                     dataset.im_files, dataset.label_files, sizes.tolist(), strict=True
                 )
             ]
-            image = np.repeat(np.arange(len(images)), [len(rows) for rows in dataset.labels])
-            rows = np.concatenate([np.asarray(rows, np.float64)[:, :5] for rows in dataset.labels])
+            image = np.repeat(np.arange(len(images)), row_counts(dataset.labels))
+            rows = flat_rows(dataset.labels).astype(np.float64)
             boxes = to_pixels(rows[:, 1:], sizes[image])
             self._gt = sort_objects(images, image, boxes, rows[:, 0], dict(self.run.data.names))
         return self._gt

@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.balance.image_weights import image_repeat_factors
 from utils.balance.label_counts import class_counts, classes_held
+from utils.data.flat_rows import row_counts
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class TrainFacts:
     @property
     def background(self) -> int:
         """Number of images without objects."""
-        return sum(1 for image in self.labels if not len(image))
+        return int((row_counts(self.labels) == 0).sum())
 
     def image_share(self, c: int) -> float:
         """Return the share of images that hold class ``c``."""

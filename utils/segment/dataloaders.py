@@ -77,9 +77,9 @@ class LoadImagesAndLabelsAndMasks(LoadImagesAndLabels):
 
     def _read_labels(self, path: Any, nc: int | None, required: bool, prefix: str, names: Any) -> None:
         super()._read_labels(path, nc, required, prefix, names)
-        bare = [i for i, rows in enumerate(self.labels) if len(rows) and not len(self.segments[i])]
-        outlined = any(len(found) for found in self.segments)
-        if bare and not outlined:
+        outlines = self.segments.counts()
+        bare = np.flatnonzero((self.labels.counts() > 0) & (outlines == 0)).tolist()
+        if bare and not outlines.any():
             raise InputError(
                 f"{path}: {self.label_files[bare[0]]} and all other label files hold boxes; masks need outlines: "
                 "a class and at least three points x y in each line"
@@ -105,7 +105,7 @@ class LoadImagesAndLabelsAndMasks(LoadImagesAndLabels):
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Return a warped mosaic: image (s, s, 3) BGR, labels (n, 5) class, xyxy pixels, and their outlines."""
         view = self._mosaic(index, SampleRandomness.unseeded(rng), "view")
-        return view.image.copy(), view.labels, list(view.outlines)
+        return view.pixels().copy(), view.labels, list(view.outlines)
 
     def _item(
         self, image: torch.Tensor, labels: np.ndarray, outlines: Sequence[np.ndarray], file: str, shapes: Any

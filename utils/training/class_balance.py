@@ -198,8 +198,7 @@ def apply_label_weights(path: str | None, data: Any, dataset: Any) -> tuple[str,
     file = find_label_weights(path, Path(folder) if folder else None)
     lines = read_label_weights(file)
     weights = join_label_weights(file, lines, dataset.im_files, dataset.label_files, dataset.labels)
-    for i, (rows, column) in enumerate(zip(dataset.labels, weights, strict=True)):
-        dataset.labels[i] = np.concatenate((rows, column[:, None]), 1)  # a sixth column goes along to the loss
-    values = np.concatenate(weights)
+    values = weights.flat()
+    dataset.labels.add_column(values)  # a sixth column, which goes along to the loss
     line = f"label_weights: {file}, {len(lines)} of {len(values)} labels, mean weight of all {values.mean():.4g}"
     return hashlib.sha256(values.tobytes()).hexdigest(), line

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.data.flat_rows import Rows, row_counts
 from utils.errors import InputErrors
 from utils.hyperparameter_table import plain_number, settings_of
 from utils.hyperparameters import Hyperparameters
@@ -91,17 +92,10 @@ def data_facts(dataset: Any, prefix: str = "") -> dict[str, str]:
         ``image_files``: of the paths below their common folder, so that a data set may move, and of the sizes;
         ``labels``: of all rows, by image; ``outlines``: of their points, where the data set trains on them.
     """
-    folders = [os.path.dirname(file) for file in dataset.im_files]
-    try:
-        top = os.path.commonpath(folders) if folders else ""
-    except ValueError:  # on several drives, or absolute and relative ones
-        top = ""
     images, labels = hashlib.sha256(), hashlib.sha256()
-    for file, rows in zip(dataset.im_files, dataset.labels, strict=True):
-        name = os.path.relpath(file, top) if top else file
+    for name in _below_common_folder(dataset.im_files):
         images.update(name.replace(os.sep, "/").encode() + b"\0")
-        labels.update(len(rows).to_bytes(8, "little"))
-        labels.update(np.ascontiguousarray(rows, dtype="<f4").tobytes())
+    labels.update(_counted_rows(dataset.labels))
     images.update(np.ascontiguousarray(dataset.shapes, dtype="<i8").tobytes())
     facts = {
         f"{prefix}image_files": images.hexdigest()[:DIGITS],
@@ -114,6 +108,36 @@ def data_facts(dataset: Any, prefix: str = "") -> dict[str, str]:
             outlines.update(np.ascontiguousarray(points, dtype="<f4").tobytes())
         facts[f"{prefix}outlines"] = outlines.hexdigest()[:DIGITS]
     return facts
+
+
+def _below_common_folder(files: Iterable[str]) -> list[str]:
+    """Return the paths of files from the lowest folder that holds them all."""
+    files = list(files)
+    folders = {os.path.dirname(file) for file in files}
+    try:
+        top = os.path.commonpath(folders) if folders else ""
+    except ValueError:  # on several drives, or absolute and relative ones
+        top = ""
+    if not top:
+        return files
+    # what normalising does not change begins with the folder itself
+    begin, plain = os.path.join(top, ""), all(folder == os.path.normpath(folder) for folder in folders)
+    return [file[len(begin) :] if plain and file.startswith(begin) else os.path.relpath(file, top) for file in files]
+
+
+def _counted_rows(labels: Sequence[np.ndarray]) -> bytes:
+    """Return all rows as little-endian floats, those of each image after their number in 8 bytes."""
+    counts = row_counts(labels)
+    if isinstance(labels, Rows):
+        rows = np.ascontiguousarray(labels.flat(), dtype="<f4")
+        words = np.zeros(2 * len(counts) + rows.size, "<u4")
+        places = 2 * np.arange(len(counts)) + rows.shape[1] * (np.cumsum(counts) - counts)
+        is_row = np.ones(len(words), bool)
+        is_row[places] = is_row[places + 1] = False
+        words[places], words[is_row] = counts, rows.view("<u4").ravel()
+        return words.tobytes()
+    parts = zip(counts.tolist(), labels, strict=True)
+    return b"".join(n.to_bytes(8, "little") + np.ascontiguousarray(rows, dtype="<f4").tobytes() for n, rows in parts)
 
 
 def fact_differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from utils.balance.image_weights import sampler_weights
 from utils.balance.label_counts import drawn_counts
+from utils.data.flat_rows import flat_rows
 from utils.errors import InputError, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.loggers.run_services import open_for_run
@@ -110,7 +111,7 @@ class Run:
             attach_confusions(self)
         self.balance.log()
         self.log.log_table("class_balance", self.balance.text)
-        labels = np.concatenate(self.dataset.labels, 0)[:, :5]
+        labels = flat_rows(self.dataset.labels)
         if not self.opt.noplots and not self.opt.resume:
             self.task.draw_labels(labels, self.data, self.folder)
         self.callbacks.run("on_pretrain_routine_end", labels, self.data.names)
