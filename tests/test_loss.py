@@ -366,3 +366,21 @@ def test_names_of_older_code() -> None:
 
     for name in ("smooth_BCE", "smooth_bce", "bbox_iou", "de_parallel"):
         assert callable(getattr(loss, name))
+
+
+def test_gradient_of_what_the_loss_takes():
+    """In one array: objectness everywhere, rows added up where cells repeat; as indexing twice gives it."""
+    from utils.balance.loss_layers import taken
+
+    raw = torch.randn(2, 3, 4, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cells = torch.tensor([0, 7, 7, 119, 30, 7])
+    one, two = raw.clone().requires_grad_(), raw.clone().requires_grad_()
+    objectness, rows = taken(one, cells)
+    slow_objectness, slow_rows = two[..., 4], two.reshape(-1, 7)[cells]
+    assert torch.equal(objectness, slow_objectness) and torch.equal(rows, slow_rows)
+    weights = torch.arange(rows.numel(), dtype=torch.float64).view_as(rows)
+    for o, r, leaf in ((objectness, rows, one), (slow_objectness, slow_rows, two)):
+        ((o**2).sum() + (r * weights).sum()).backward()
+        assert leaf.grad is not None
+    torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: taken(x, cells), raw.clone().requires_grad_(), atol=1e-4)

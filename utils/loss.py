@@ -33,11 +33,12 @@ from utils.balance.loss_layers import (
     part_of,
     plain_loss,
     product,
+    taken,
     weighing,
 )
 from utils.balance.loss_modules import BCEBlurWithLogitsLoss, FocalLoss, QFocalLoss  # noqa: F401  (upstream's place)
 from utils.balance.loss_names import class_activation, expanded
-from utils.balance.losses import BCELoss, HeadContext, build_head_loss, full_precision
+from utils.balance.losses import BCELoss, HeadContext, build_head_loss
 from utils.balance.row_weights import checked_mode, checked_weights, class_factor
 from utils.boxes import bbox_iou  # noqa: F401  (upstream's place)
 from utils.target_assignment import LayerMatches, match_layer, owners_of_cells
@@ -246,7 +247,7 @@ class ComputeLoss:
     # ---- objectness term
     def _object_layer(self, i: int, layer: Layer, scene: Scene, sums: Sums) -> HeadLayer:
         """Return the objectness head on layer ``i``, with elements and sums where something modifies them."""
-        head = HeadLayer(full_precision(layer.raw[..., 4]), layer.tobj)
+        head = HeadLayer(layer.objectness, layer.tobj)
         modifiers, loss = self.obj_modifiers, self.BCEobj
         if not (modifiers.is_on or self.hard.is_on):
             return head
@@ -346,7 +347,7 @@ class ComputeLoss:
     def _layer(self, raw: Tensor, match: LayerMatches, targets: Tensor) -> Layer:
         """Return what the terms need of a layer: outputs and IoU of its matches, and the objectness targets."""
         cells = flat_cells((match.image, match.anchor, match.row, match.column), raw.shape)
-        outputs = full_precision(raw.reshape(-1, raw.shape[-1])[cells])  # (n, no)
+        objectness, outputs = taken(raw, cells)
         iou = box_ciou(outputs[:, :4], match.anchors, match.boxes)
         tobj = torch.zeros(raw.shape[:4], device=raw.device)
         owners = self._owners(cells, iou.detach(), tobj.numel())
@@ -354,7 +355,7 @@ class ComputeLoss:
             tobj = self.objectness_targets(tobj, cells, iou, owners)
         has_weights = targets.shape[1] > LABEL_WEIGHT
         label_weights = targets[match.target, LABEL_WEIGHT].to(outputs.dtype) if has_weights else None
-        return Layer(raw, match, cells, owners, outputs, iou, tobj, label_weights)
+        return Layer(raw, objectness, match, cells, owners, outputs, iou, tobj, label_weights)
 
     def _owners(self, cells: Tensor, iou: Tensor, cell_count: int) -> Tensor:
         return owners_of_cells(cells, cell_count, iou.clamp(min=0) if self.sort_obj_iou else None)

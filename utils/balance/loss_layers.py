@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +17,8 @@ from utils.balance.losses import HeadContext, HeadLoss, bce, full_precision
 from utils.balance.target_geometry import edge_distances
 from utils.boxes import bbox_iou
 from utils.target_assignment import LayerMatches
+
+OBJECTNESS = 4  # its column in a row of outputs
 
 
 class Batch(NamedTuple):
@@ -30,15 +33,63 @@ class Batch(NamedTuple):
     rows: Tensor | Sequence[None]
 
 
+class _Taken(torch.autograd.Function):
+    """The parts of a layer's outputs that the loss reads; their gradients are added up in one array."""
+
+    @staticmethod
+    def forward(raw: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return objectness (bs, na, ny, nx) and rows (n, no) of raw (bs, na, ny, nx, no)."""
+        return raw[..., OBJECTNESS].contiguous(), raw.reshape(-1, raw.shape[-1])[cells]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+        """Remember the cells and the shape of the outputs."""
+        raw, cells = inputs
+        ctx.save_for_backward(cells)
+        ctx.shape = raw.shape
+
+    @staticmethod
+    def backward(ctx: Any, of_objectness: Tensor, of_rows: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        """Return the gradient of raw."""
+        (cells,) = ctx.saved_tensors
+        gradient = zeros_like_rows(of_rows, ctx.shape)
+        gradient[..., OBJECTNESS] = of_objectness
+        gradient.view(-1, ctx.shape[-1]).index_put_((cells,), of_rows, accumulate=True)
+        return gradient, None
+
+
+def zeros_like_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return zeros of a shape, on the device and of the type of ``rows``.
+
+    On the CPU NumPy takes pages from the system that are zero already, and large ones where it can: a third of the
+    time for the hundred megabytes that a batch's gradient has.
+    """
+    if rows.device.type == "cpu" and rows.dtype == torch.float32:
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return rows.new_zeros(shape)
+
+
+def taken(raw: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Return objectness logits (bs, na, ny, nx) and the outputs (n, no) of some cells, in full precision.
+
+    Args:
+        raw: (bs, na, ny, nx, no) outputs.
+        cells: (n,) int64 flat positions, each any number of times.
+    """
+    objectness, rows = _Taken.apply(raw, cells)
+    return full_precision(objectness), full_precision(rows)
+
+
 class Layer(NamedTuple):
     """One output layer and its n matches.
 
-    raw: (bs, na, ny, nx, no) outputs. match: see LayerMatches. cells: (n,) flat positions. owners: (n,) the match whose
-    values count in the cell. outputs: (n, no) float32 outputs of the matches. iou: (n,) of their boxes.
-    tobj: (bs, na, ny, nx) objectness targets. label_weights: (n,) or None.
+    raw: (bs, na, ny, nx, no) outputs. objectness: (bs, na, ny, nx) float32 logits. match: see LayerMatches. cells: (n,)
+    flat positions. owners: (n,) the match whose values count in the cell. outputs: (n, no) float32 outputs of the
+    matches. iou: (n,) of their boxes. tobj: (bs, na, ny, nx) objectness targets. label_weights: (n,) or None.
     """
 
     raw: Tensor
+    objectness: Tensor
     match: LayerMatches
     cells: Tensor
     owners: Tensor
