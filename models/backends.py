@@ -48,6 +48,8 @@ class DetectMultiBackend(nn.Module):
         task: detect, segment or classify where the file tells, else ''.
         nms: the file suppresses by itself; ``forward`` still returns (b, n, 5 + nc + masks), a row per detection.
         batch_size: images that the file takes at a time, 0 for any number; ``forward`` takes any number of all.
+        any_size: it is sure to take images of any size that is a multiple of ``stride``: a checkpoint, or an ONNX or
+            OpenVINO file that tells it was exported with --dynamic.
         facts: all that the file tells about itself.
         fp16, device, model, and one bool per format: pt, jit, onnx, xml, engine, coreml, saved_model, pb, tflite,
         edgetpu, tfjs, paddle, ncnn, triton.
@@ -87,6 +89,8 @@ class DetectMultiBackend(nn.Module):
         self.names = self.facts["names"] if self.pt else _class_names(self.facts.get("names"), data)
         self.task, self.nms = str(self.facts.get("task", "")), bool(self.facts.get("nms"))
         self.batch_size = self._backend.shape[0]
+        free = (self.onnx or self.xml) and not request.dnn and not any(self._backend.shape[2:])
+        self.any_size = self.pt or (free and bool(self.facts.get("dynamic")))
         if self.nms:
             _state_limits(files[0], self.facts)
 
@@ -113,7 +117,8 @@ class DetectMultiBackend(nn.Module):
             y = self._in_batches(im.to(self.device))
         if not isinstance(y, (list, tuple)):
             return self.from_numpy(y)
-        outputs = [self.from_numpy(x) for x in y]
+        # maps of masks come channels-last from the network, and clones' code calls view on them
+        outputs = [x.contiguous() if isinstance(x, Tensor) else self.from_numpy(x) for x in y]
         if self.nms:
             outputs[0] = as_predictions(outputs[0], len(self.names))
         return outputs[0] if len(outputs) == 1 else outputs

@@ -494,13 +494,13 @@ def test_view_img_without_a_screen_ends_in_a_warning_not_an_abort():
 
 
 def test_the_first_images_time_holds_no_import(weights, tmp_path):
-    """The speed line of one image says what detecting takes, not what loading torchvision takes."""
+    """The speed line of one image says what detecting takes, not what loading torchvision's library takes."""
     picture(tmp_path / "a.jpg")
     code = """
-import sys, detect
+import sys, detect, torch
 from utils import detection
 predict = detection.predict
-detection.predict = lambda *args: (print("torchvision" in sys.modules), predict(*args))[1]
+detection.predict = lambda *args: (print(hasattr(torch.ops.torchvision, "nms")), predict(*args))[1]
 detect.run(weights=sys.argv[1], source=sys.argv[2], imgsz=64, device="cpu", project=sys.argv[3], nosave=True)
 """
     command = [sys.executable, "-c", code, str(weights), str(tmp_path / "a.jpg"), str(tmp_path / "runs")]

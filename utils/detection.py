@@ -6,7 +6,9 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from utils.errors import WorkError
 from utils.logs import LOGGER
 from utils.nms import non_max_suppression, unsound_images
 from utils.outputs.detection_output import FALLBACK_FPS, DetectionWriter, Item, output_stems
+from utils.pipeline import ReadAhead, WriteBehind
+from utils.sources import LoadImages
 
 
 class Clock:
@@ -114,6 +118,29 @@ def boxes_alone(detections: Tensor, i: int, outputs: Any, shape: Any, original: 
     return (detections,)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One image, or a batch of streams, as it was read.
+
+    Attributes:
+        image: uint8 RGB (3, h, w) or (n, 3, h, w) for the network.
+        items: the originals, with the names of their results.
+        is_batch: whether it comes from streams.
+        text: the beginning of the log line.
+        warnings: what there was to say before it.
+    """
+
+    image: np.ndarray
+    items: list[Item]
+    is_batch: bool
+    text: str
+    warnings: tuple[str, ...] = ()
+
+    def size(self) -> int:
+        """Return the bytes of its pixels."""
+        return self.image.nbytes + sum(item.image.nbytes for item in self.items)
+
+
 def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
     model: Any,
     dataset: Any,
@@ -126,34 +153,80 @@ def detect_all(  # noqa: PLR0913  (everything the loop uses, by name)
 ) -> int:
     """Go through a source, write each image's detections and log a line; return the number of images.
 
+    Files are read, and results written, in threads beside the model, in their order. What is shown in a window is
+    drawn before the next image is looked at. Streams read in threads of their own.
+
     ``finish``, by default ``boxes_alone``, gives what the writer takes beside the image, detections first.
 
     Raises:
         WorkError: the model gave no finite numbers for any image.
     """
+    seen, unsound = 0, Counter[str]()
+    non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no image's time holds that
+    view = writer.options.view
+    with _reading(dataset) as inputs, contextlib.nullcontext() if view else WriteBehind() as behind:
+        for batch in inputs:
+            folder = features / batch.items[0].stem if features else None
+            found, without_numbers, outputs = predict(model, batch.image, nms, augment, folder, clock)
+            for i in without_numbers:
+                unsound[str(batch.items[i].path)] += 1
+            for i, (item, detections) in enumerate(zip(batch.items, found, strict=True)):
+                results = (finish or boxes_alone)(detections, i, outputs, batch.image.shape[-2:], item.image.shape)
+                shape = f"{batch.image.shape[-2]}x{batch.image.shape[-1]} "
+                start = f"{batch.text}{f'{i}: ' if batch.is_batch else ''}{shape}"
+                line = f"{start}{describe(detections, model.names)}{clock.last[1]:.1f}ms"
+                write = partial(_write, writer, item, results, batch.warnings if i == 0 else (), line)
+                seen += 1
+                if behind is not None:
+                    behind.call(write, item.image.nbytes)
+                elif not show(item, write()):
+                    return _counted(seen, unsound)
+    return _counted(seen, unsound)
+
+
+def _write(
+    writer: DetectionWriter, item: Item, results: tuple[Any, ...], warnings: tuple[str, ...], line: str
+) -> np.ndarray:
+    """Write one image's results and log its line after what was to be said before it; return the drawn image."""
+    for warning in warnings:
+        LOGGER.warning(warning)
+    with torch.inference_mode():  # which holds for a thread alone
+        drawn = writer.write(item, *results)
+    LOGGER.info(line)
+    return drawn
+
+
+@contextlib.contextmanager
+def _reading(dataset: Any) -> Iterator[Iterable[Prepared]]:
+    """Give what is read of a source: ahead in a thread where it is files, whose warnings then wait for their place."""
+    if not isinstance(dataset, LoadImages):
+        yield _prepared(dataset, [])
+        return
+    warnings: list[str] = []
+    dataset.warn = warnings.append
+    try:
+        with ReadAhead(_prepared(dataset, warnings), Prepared.size) as ahead:
+            yield ahead
+    finally:
+        dataset.warn = LOGGER.warning
+        for warning in warnings:  # after the last image
+            LOGGER.warning(warning)
+
+
+def _prepared(dataset: Any, warnings: list[str]) -> Iterator[Prepared]:
+    """Yield what a source gives with the names of its results, and what has been said meanwhile."""
     names = [str(x) for x in getattr(dataset, "files", None) or getattr(dataset, "sources", None) or ["0"]]
     stems = output_stems(names)
     by_path = dict(zip(names, stems, strict=True))
-    seen, unsound = 0, Counter[str]()
-    non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no image's time holds that
     for path, im, im0s, cap, text in dataset:
-        is_batch = isinstance(im0s, list)
-        folder = features / by_path.get(str(path), stems[0]) if features else None
-        found, without_numbers, outputs = predict(model, im, nms, augment, folder, clock)
-        for i in without_numbers:
-            unsound[str(path[i] if is_batch else path)] += 1
-        for i, detections in enumerate(found):
-            one, original = (path[i], im0s[i]) if is_batch else (path, im0s)
-            stem = stems[i] if is_batch else by_path.get(str(one), Path(str(one)))
-            item = make_item(dataset, str(one), stem, original, cap)
-            results = (finish or boxes_alone)(detections, i, outputs, im.shape[-2:], original.shape)
-            drawn = writer.write(item, *results)
-            line = f"{text}{f'{i}: ' if is_batch else ''}{im.shape[-2]}x{im.shape[-1]} "
-            LOGGER.info(f"{line}{describe(detections, model.names)}{clock.last[1]:.1f}ms")
-            seen += 1
-            if writer.options.view and not show(item, drawn):
-                return _counted(seen, unsound)
-    return _counted(seen, unsound)
+        if is_batch := isinstance(im0s, list):
+            each = [(str(path[i]), stems[i], original) for i, original in enumerate(im0s)]
+        else:
+            each = [(str(path), by_path.get(str(path), Path(str(path))), im0s)]
+        items = [make_item(dataset, *one, cap) for one in each]
+        said = tuple(warnings)
+        warnings.clear()
+        yield Prepared(im, items, is_batch, text, said)
 
 
 def _counted(seen: int, unsound: Counter[str]) -> int:

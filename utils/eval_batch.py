@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ class BatchResult:
 
     Attributes:
         index: number of the batch, from 0.
-        images: (bs, 3, h, w) 0 to 1, on the model's device.
+        pixels: (bs, 3, h, w) as the loader gave them, uint8, or 0 to 1 where they were converted as a whole.
         targets: (n, 6) image, class, centre x, y, w, h in pixels of the letterboxed images.
         paths: bs image files.
         shapes: bs times ((height, width) of the original, ((gain h, gain w), (pad w, pad h))).
@@ -26,7 +27,7 @@ class BatchResult:
     """
 
     index: int
-    images: torch.Tensor
+    pixels: torch.Tensor
     targets: torch.Tensor
     paths: Sequence[str]
     shapes: Sequence[Any]
@@ -34,13 +35,18 @@ class BatchResult:
     detections: list[torch.Tensor]
     labels: list[np.ndarray]
 
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """The images (bs, 3, h, w) as floats from 0 to 1, made when first asked for."""
+        return self.pixels.float() / 255 if self.pixels.dtype == torch.uint8 else self.pixels
+
 
 Observer = Callable[[BatchResult], None]
 
 
 def in_original_pixels(
     index: int,
-    images: torch.Tensor,
+    pixels: torch.Tensor,
     targets: torch.Tensor,
     paths: Sequence[str],
     shapes: Sequence[Any],
@@ -49,7 +55,7 @@ def in_original_pixels(
     """Bring a batch to main memory in one transfer and map its boxes to the original images."""
     counts = [len(p) for p in predictions]
     predicted = torch.cat(predictions).cpu()
-    image = np.repeat(np.arange(len(images)), counts)
+    image = np.repeat(np.arange(len(pixels)), counts)
     detections = predicted.numpy().copy()
     scale_rows(detections[:, :4], image, shapes)
 
@@ -60,8 +66,8 @@ def in_original_pixels(
     owner = rows[:, 0].astype(int)
     scale_rows(labels[:, 1:5], owner, shapes)
     return BatchResult(
-        index, images, targets, paths, shapes, list(predicted.split(counts)),
-        list(torch.from_numpy(detections).split(counts)), [labels[owner == i] for i in range(len(images))],
+        index, pixels, targets, paths, shapes, list(predicted.split(counts)),
+        list(torch.from_numpy(detections).split(counts)), [labels[owner == i] for i in range(len(pixels))],
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from utils.torch_utils import time_sync
 
 IOU_THRESHOLDS = torch.linspace(0.5, 0.95, 10).numpy()
 PICTURED_BATCHES = 3
+IMAGES_AT_ONCE = 2  # through a network on the CPU; the maps of more leave its caches
 EPS = 1e-16
 
 
@@ -143,13 +145,14 @@ def evaluate(  # noqa: PLR0913 (the parts of one evaluation, all by name)
     nc = nc or (1 if single_cls else len(names))
     parts = parts or Parts()
     run_hook = callbacks.run if callbacks is not None else _no_hook
+    drawing = Background(parts.pictures(Path(save_dir or "."), names)) if plots else contextlib.nullcontext()
     if plots:
-        observers = [*observers, parts.pictures(Path(save_dir or "."), names)]
+        observers = [*observers, drawing]
     tally = parts.tally(nc, ConfusionMatrix(nc), images=np.zeros(nc, np.int64))
     device = _device_of(model)
     non_max_suppression(torch.zeros((1, 0, 6)))  # imports what it needs, so that no batch's time holds that
     run_hook("on_val_start")
-    with _prepared(model, half and device.type == "cuda") as (network, is_half), torch.no_grad():
+    with drawing, _prepared(model, half and device.type == "cuda") as (network, is_half), torch.no_grad():
         step = parts.step(
             network, device, is_half, tally, augment, save_hybrid, single_cls, _loss_for_validation(compute_loss),
             {"conf_thres": conf_thres, "iou_thres": iou_thres, "max_det": max_det, "class_thres": class_thres},
@@ -185,25 +188,48 @@ class Pass:
     ) -> BatchResult:  # fmt: skip
         """Evaluate one batch of the loader; ``more`` are further parts of a batch, such as masks."""
         _count_images(self.tally, targets, paths)
-        started = time_sync(self.device)
-        images = images.to(self.device, non_blocking=True)
-        images = (images.half() if self.is_half else images.float()).div_(255)
-        on_device = targets.to(self.device, non_blocking=True)
-        loaded = time_sync(self.device)
-        with_augment = self.augment and self.loss is None
-        output = self.network(images, augment=True) if with_augment else self.network(images)
-        inferred = time_sync(self.device)
-        self._add_loss(output, on_device, *more)
         height, width = images.shape[2:]
-        scale = torch.tensor((1, 1, width, height, width, height), dtype=targets.dtype)
-        before_nms = time_sync(self.device)
-        predictions = self._suppress(output, on_device * scale.to(self.device, non_blocking=True), len(images))
-        suppressed = time_sync(self.device)
-        self.tally.seconds += np.array((loaded - started, inferred - loaded, suppressed - before_nms))
-        return self._count(index, images, targets * scale, paths, shapes, predictions, output, *more)
+        in_pixels = targets * torch.tensor((1, 1, width, height, width, height), dtype=targets.dtype)
+        predictions: list[torch.Tensor] = []
+        kept: list[Any] = []
+        step = self._images_at_once(len(images))
+        for first in range(0, len(images), step):
+            part = images[first : first + step]
+            started = time_sync(self.device)
+            pixels = part.to(self.device, non_blocking=True)
+            pixels = (pixels.half() if self.is_half else pixels.float()).div_(255)
+            rows = (targets, in_pixels) if len(part) == len(images) else (None, _rows_of(in_pixels, first, len(part)))
+            on_device = [x if x is None else x.to(self.device, non_blocking=True) for x in rows]
+            loaded = time_sync(self.device)
+            with_augment = self.augment and self.loss is None
+            output = self.network(pixels, augment=True) if with_augment else self.network(pixels)
+            inferred = time_sync(self.device)
+            if on_device[0] is not None:
+                self._add_loss(output, on_device[0], *more)
+            before_nms = time_sync(self.device)
+            predictions += self._suppress(output, on_device[1], len(part))
+            suppressed = time_sync(self.device)
+            self.tally.seconds += np.array((loaded - started, inferred - loaded, suppressed - before_nms))
+            kept.append(self._kept(output))
+        whole = pixels if len(pixels) == len(images) else images
+        return self._count(index, whole, in_pixels, paths, shapes, predictions, kept, *more)
+
+    def _images_at_once(self, count: int) -> int:
+        """Return how many of a batch's images go through the network together.
+
+        On the CPU a few at a time are both quicker and need a fraction of the memory. A loss looks at whole batches,
+        and so may whoever listens to the network.
+        """
+        alone = self.device.type != "cpu" or self.loss is not None or getattr(self.network, "_forward_hooks", None)
+        if alone or not _is_own_network(self.network):
+            return max(count, 1)
+        return getattr(self.network, "batch_size", 0) or IMAGES_AT_ONCE
+
+    def _kept(self, output: Any) -> Any:
+        """Return what is needed of a network's output after suppression: nothing."""
 
     def _count(self, *facts: Any) -> BatchResult:
-        """Add a batch to the tally: the arguments of ``in_original_pixels``, the network's output."""
+        """Add a batch to the tally: the arguments of ``in_original_pixels``, and what ``_kept`` gave of its parts."""
         batch = in_original_pixels(*facts[:6])
         for detections, labels in zip(batch.detections, batch.labels, strict=True):
             self.tally.add(detections.numpy(), labels)
@@ -230,6 +256,22 @@ class Pass:
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def _is_own_network(network: nn.Module) -> bool:
+    """Say whether a network is one of the project's, in which images of a batch have no influence on one another."""
+    from models.backends import DetectMultiBackend
+    from models.experimental import Ensemble
+    from models.yolo import BaseModel
+
+    return isinstance(network, (DetectMultiBackend, BaseModel, Ensemble))
+
+
+def _rows_of(targets: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Return the targets (k, 6) of ``count`` images from ``first`` on, these numbered from 0."""
+    mine = targets[(targets[:, 0] >= first) & (targets[:, 0] < first + count)]  # a copy
+    mine[:, 0] -= first
+    return mine
 
 
 def _no_hook(*_: Any) -> None:
@@ -297,14 +339,51 @@ def _report_batch(
     batch: BatchResult, observers: Sequence[Observer], run_hook: Callable[..., Any], names: dict[int, str]
 ) -> None:
     """Tell everybody about a counted batch."""
-    for i, detections in enumerate(batch.detections):
+    for i, detections in enumerate(batch.detections if run_hook is not _no_hook else ()):
         if len(detections):
             path = Path(batch.paths[i])
             run_hook("on_val_image_end", batch.predictions[i], detections, path, names, batch.images[i])
     for observer in observers:
         observer(batch)
-    facts = (batch.index, batch.images, batch.targets, batch.paths, batch.shapes, batch.predictions)
-    run_hook("on_val_batch_end", *facts)
+    if run_hook is not _no_hook:
+        facts = (batch.index, batch.images, batch.targets, batch.paths, batch.shapes, batch.predictions)
+        run_hook("on_val_batch_end", *facts)
+
+
+class Background:
+    """Lets an observer work in a thread beside the evaluation, a batch after the other; use as a context manager.
+
+    Its end waits for the thread. An error of the observer is raised at the next batch or at the end.
+
+    Args:
+        observer: takes each BatchResult; of the first batches alone, so that few are held in memory.
+    """
+
+    def __init__(self, observer: Observer):
+        self.observer = observer
+        self._thread = ThreadPoolExecutor(1, "pictures")
+        self._coming: list[Future[None]] = []
+
+    def __enter__(self) -> Background:
+        """Return itself."""
+        return self
+
+    def __call__(self, batch: BatchResult) -> None:
+        """Hand over a batch."""
+        self._raise_errors([future for future in self._coming if future.done()])
+        if batch.index < PICTURED_BATCHES:
+            self._coming.append(self._thread.submit(self.observer, batch))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the thread, for what it has begun alone where the evaluation has failed."""
+        self._thread.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            self._raise_errors(self._coming)
+
+    @staticmethod
+    def _raise_errors(futures: Sequence[Future[None]]) -> None:
+        for future in futures:
+            future.result()
 
 
 class Pictures:
@@ -321,8 +400,8 @@ class Pictures:
 
         stem = self.save_dir / f"val_batch{batch.index}"
         predicted = output_to_target(batch.predictions)
-        plot_images(batch.images, batch.targets, batch.paths, f"{stem}_labels.jpg", self.names)
-        plot_images(batch.images, predicted, batch.paths, f"{stem}_pred.jpg", self.names)
+        plot_images(batch.pixels, batch.targets, batch.paths, f"{stem}_labels.jpg", self.names)
+        plot_images(batch.pixels, predicted, batch.paths, f"{stem}_pred.jpg", self.names)
 
 
 class Parts(NamedTuple):

@@ -13,6 +13,7 @@ import torch
 
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, mask_iou, wh_iou
 from utils.confusion import ConfusionMatrix, to_array
+from utils.hit_curves import HitCurves, over_confidence, sorted_by_class
 from utils.logs import LOGGER
 
 __all__ = [
@@ -146,52 +147,6 @@ def _integrate(sampled: np.ndarray) -> np.ndarray:
     return ((sampled[..., 1:] + sampled[..., :-1]) * np.diff(RECALLS)).sum(-1) / 2
 
 
-def _class_curves(
-    tp: np.ndarray, conf: np.ndarray, labels: int, eps: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the curves of one class.
-
-    Args:
-        tp: bool (t, n), by falling confidence.
-        conf: (n,), falling.
-        labels: number of labels, at least one.
-        eps: added to the number of labels.
-
-    Returns:
-        AP (t,), recall and precision (1000,) over CONFIDENCES at the first threshold, precision (101,) over RECALLS.
-    """
-    count = tp.shape[1]
-    hits = tp.cumsum(1, dtype=np.int32)
-    recall = np.empty((len(tp), count + 2))
-    recall[:, 0], recall[:, -1] = 0, 1
-    np.divide(hits, labels + eps, out=recall[:, 1:-1])
-    precision = np.empty_like(recall)
-    precision[:, 0], precision[:, -1] = 1, 0
-    np.divide(hits, np.arange(1, count + 1), out=precision[:, 1:-1])
-
-    negative = -conf.astype(np.float64)
-    recall_over_conf = np.interp(-CONFIDENCES, negative, recall[0, 1:-1], left=0)
-    precision_over_conf = np.interp(-CONFIDENCES, negative, precision[0, 1:-1], left=1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    sampled = np.stack([np.interp(RECALLS, r, e) for r, e in zip(recall, envelope, strict=True)])
-    return _integrate(sampled), recall_over_conf, precision_over_conf, np.interp(CONFIDENCES, recall[0], envelope[0])
-
-
-def _by_class(
-    tp: np.ndarray, conf: np.ndarray, pred_cls: np.ndarray, classes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Sort predictions by class and then by falling confidence.
-
-    Returns:
-        tp (t, n), conf (n,), and for each class where its run starts and ends.
-    """
-    order = np.argsort(-conf, kind="stable")
-    order = order[np.argsort(pred_cls[order], kind="stable")]
-    grouped = pred_cls[order]
-    starts, ends = (np.searchsorted(grouped, classes, side) for side in ("left", "right"))
-    return np.ascontiguousarray(tp[order].astype(bool, copy=False).T), conf[order], starts, ends
-
-
 @dataclass(frozen=True)
 class ApCurves:
     """Curves of the k classes that have labels.
@@ -244,13 +199,17 @@ def precision_recall_curves(
         eps: keeps the divisions finite.
     """
     classes, counts = np.unique(target_cls, return_counts=True)
-    tp, conf, starts, ends = _by_class(tp, conf, pred_cls, classes)
-    ap = np.zeros((len(classes), tp.shape[0]))
-    p, r, pr = np.zeros((3, len(classes), len(CONFIDENCES)))
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if end > start:
-            part = slice(start, end)
-            ap[i], r[i], p[i], pr[i] = _class_curves(tp[:, part], conf[part], counts[i], eps)
+    order, bounds = sorted_by_class(conf, pred_cls, classes)
+    tp, conf = np.ascontiguousarray(tp[order].astype(bool, copy=False).T), conf[order]
+    some = np.diff(bounds) > 0  # classes with predictions
+    curves = HitCurves.of(tp, bounds, counts, eps)
+    ap = np.where(some, _integrate(curves.precision_at(RECALLS)).reshape(len(tp), -1), 0.0).T
+    first = HitCurves.of(tp[:1], bounds, counts, eps)
+    pr = np.where(some[:, None], first.precision_at(CONFIDENCES), 0.0)
+    p, r = np.zeros((2, len(classes), len(CONFIDENCES)))
+    for i in np.flatnonzero(some):
+        part = slice(bounds[i], bounds[i + 1])
+        r[i], p[i] = over_confidence(tp[0, part].cumsum(), conf[part], counts[i] + eps, CONFIDENCES)
     return ApCurves(classes.astype(int), counts, ap, p, r, 2 * p * r / (p + r + eps), pr)
 
 

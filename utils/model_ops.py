@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.logs import LOGGER
+from utils.meta_shapes import ShapesAlone
 
 NORM_EPS = 1e-3
 NORM_MOMENTUM = 0.03
@@ -124,7 +125,7 @@ def meta_forward(model: nn.Module, shape: tuple[int, ...]) -> Any:
     entries = [*model.named_parameters(), *model.named_buffers()]
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in entries}
     dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
-    with torch.no_grad(), _shape_mode(model):
+    with torch.no_grad(), _shape_mode(model), ShapesAlone():
         return torch.func.functional_call(model, state, (torch.empty(shape, device="meta", dtype=dtype),))
 
 

@@ -101,10 +101,13 @@ def output_to_target(output: Sequence[torch.Tensor], max_det: int = 300) -> np.n
 
 def _as_rgb_batch(images: torch.Tensor | np.ndarray) -> np.ndarray:
     """Return images (bs, 3, h, w), 0-1 or 0-255, as (bs, h, w, 3) uint8."""
-    batch = images.detach().cpu().float().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
-    if batch.size and batch.max() <= 1:
+    if isinstance(images, torch.Tensor):
+        images = images.detach().cpu()
+        images = (images if images.dtype == torch.uint8 else images.float()).numpy()
+    batch = np.asarray(images)
+    if batch.dtype != np.uint8 and batch.size and batch.max() <= 1:
         batch = batch * 255.0
-    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1).astype(np.uint8))
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1).astype(np.uint8, copy=False))
 
 
 def _tile_size(batch: np.ndarray, columns: int) -> tuple[int, int]:

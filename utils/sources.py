@@ -167,6 +167,7 @@ class LoadImages:
         self.mode = "image"
         self.cap: cv2.VideoCapture | None = None
         self.problems: list[tuple[str, str]] = []
+        self.warn: Callable[[str], object] = LOGGER.warning
         self.count = 0
         self.frame = self.frames = 0
         if videos:
@@ -243,14 +244,14 @@ class LoadImages:
         if self.frame == 0:
             self._skip(path, f"{path}: no frame can be read as a video")
         elif self.frame < self.frames - 1:
-            LOGGER.warning(f"WARNING {path}: ended after {self.frame} of about {self.frames} frames")
+            self.warn(f"WARNING {path}: ended after {self.frame} of about {self.frames} frames")
         self.close()
         self.count += 1
 
     def _skip(self, path: str, error: object) -> None:
         reason = " ".join(str(error).removeprefix(f"{path}: ").split()) or "out of memory"
         self.problems.append((path, reason))
-        LOGGER.warning(f"WARNING skipped: {printable(path)}: {reason}")
+        self.warn(f"WARNING skipped: {printable(path)}: {reason}")
 
     def _cv2_rotate(self, im: np.ndarray) -> np.ndarray:
         """Turn a frame upright by the video's orientation tag, for OpenCV builds that do not do so themselves."""

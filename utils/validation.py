@@ -145,12 +145,13 @@ def open_run(opt: argparse.Namespace, facts: dict[str, Any], kind: Kind) -> Path
     is_torch, split, is_speed = opt.model.pt, split_of(opt), opt.task == "speed"
     if opt.model.batch_size:
         opt.batch_size = opt.model.batch_size
-        LOGGER.info(f"Batch size {opt.batch_size} and square images, as this file needs")
+        shape = "" if opt.model.any_size else " and square images"
+        LOGGER.info(f"Batch size {opt.batch_size}{shape}, as this file needs")
     opt.model.warmup(imgsz=(1 if is_torch else opt.batch_size, 3, opt.imgsz, opt.imgsz))
     create, more = kind.loader(opt)
     opt.dataloader, _ = create(
         facts[split], opt.imgsz, opt.batch_size, opt.model.stride, opt.single_cls, pad=0.0 if is_speed else 0.5,
-        rect=is_torch and not is_speed, workers=opt.workers, prefix=colorstr(f"{split}: "),
+        rect=opt.model.any_size and not is_speed, workers=opt.workers, prefix=colorstr(f"{split}: "),
         nc=int(facts["nc"]), names=facts["names"], **more,
     )  # fmt: skip
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)

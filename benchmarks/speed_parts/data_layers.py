@@ -101,7 +101,7 @@ def _samples(side: Side, settings: dict[str, Any], **more: Any) -> Work:
     )
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (what the peer draws from)
-    return Work(lambda: [data[k] for k in range(SAMPLES)], SAMPLES, _label_facts(data), {"samples": SAMPLES})
+    return Work(lambda: [data[k] for k in range(SAMPLES)], SAMPLES, _label_facts(data))
 
 
 def _loader(side: Side, settings: dict[str, Any], **more: Any) -> Any:

@@ -18,6 +18,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 _SAMPLE_SECONDS = 0.05
+# python -m, with the name that newer releases of NumPy took from under older programs, which import NumPy anyway
+_START_PACKAGE = """
+import runpy, sys
+import numpy
+if not hasattr(numpy, "trapz"):
+    numpy.trapz = numpy.trapezoid
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Program:
 
     def command(self, script: str, *words: object) -> list[str]:
         """Return the command line of one of its scripts."""
-        start = ["-m", f"{self.prefix}{script}"] if self.prefix else [str(ROOT / f"{script}.py")]
+        start = ["-c", _START_PACKAGE, f"{self.prefix}{script}"] if self.prefix else [str(ROOT / f"{script}.py")]
         return [self.python, *start, *map(str, words)]
 
 

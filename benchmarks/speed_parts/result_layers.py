@@ -26,13 +26,19 @@ def nms(side: Side, settings: dict[str, Any]) -> Work:
     decoded = (out[0] if isinstance(out, (list, tuple)) else out).clone()
     suppress = side.module("utils.general").non_max_suppression
 
+    fresh: list[Any] = []
+
+    def before() -> None:
+        fresh[:] = [decoded.clone()]  # some suppressions write into what they are given
+
     def run() -> Any:
         with torch.no_grad():
-            return suppress(decoded.clone(), 0.001, 0.6, multi_label=True, max_det=300)
+            return suppress(fresh[0], 0.001, 0.6, multi_label=True, max_det=300)
 
+    before()
     found = torch.cat(run()).double()
     check = {"detections": len(found), "coordinates": float(found[:, :4].sum()), "confidence": float(found[:, 4].sum())}
-    return Work(run, len(images), check)
+    return Work(run, len(images), check, before=before)
 
 
 def average_precision(side: Side, settings: dict[str, Any]) -> Work:

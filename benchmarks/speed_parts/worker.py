@@ -24,7 +24,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE.parent))
     if not prefix:
         sys.path.insert(0, str(HERE.parents[1]))
-    _adapt_old_packages()
+    adapt_old_packages()
     import torch
 
     from speed_parts.layers import LAYERS
@@ -48,7 +48,7 @@ def main() -> None:
         work.run()
         synchronize()
         seconds, cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
-        _say(replies, {"seconds": seconds, "cpu": cpu, "peak": _peak_bytes()})
+        _say(replies, {"seconds": seconds, "cpu": cpu, "peak": peak_bytes()})
 
 
 def _say(replies: Any, message: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ def _say(replies: Any, message: dict[str, Any]) -> None:
     replies.flush()
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the largest resident size that this process has had."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
@@ -68,7 +68,7 @@ def _cv2_threads(threads: int) -> None:
     cv2.setNumThreads(0 if threads == 1 else threads)
 
 
-def _adapt_old_packages() -> None:
+def adapt_old_packages() -> None:
     """Give back what newer releases of torch and NumPy took from under older programs, which changes no speed."""
     import numpy as np
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from models.backend_formats.base import Backend, require_finite
 from models.experimental import attempt_load
@@ -29,8 +30,17 @@ class CheckpointBackend(Backend):
         self.half_inputs = self.request.fp16 and self.device.type == "cuda"
         self.model.half() if self.half_inputs else self.model.float()
         require_finite(self.model, self.files)
+        if self.device.type == "cpu":
+            lay_out_for_cpu(self.model)
         self.facts = {"stride": max(int(self.model.stride.max()), LEAST_STRIDE), "names": self.model.names}
 
     def run(self, im: Tensor) -> Any:
         """Return what the network returns."""
         return self.model(im)
+
+
+def lay_out_for_cpu(model: nn.Module) -> None:
+    """Lay convolution weights out channels-last: oneDNN then keeps all maps so and converts none between layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

@@ -60,6 +60,7 @@ class OnnxBackend(Backend):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other threads need the cores as well
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         on_gpu = self.device.type == "cuda" and wanted[0] in ort.get_available_providers()
         if not on_gpu:

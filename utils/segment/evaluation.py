@@ -49,7 +49,7 @@ class MaskBatch(BatchResult):
         """Return the masks of image i's detections, the surest ``most`` of them, (k, h, w) bool on the device."""
         boxes = self.predictions[i][:most, :4].to(self.protos.device)
         work_out = process_mask_upsample if self.full_size else process_mask
-        return work_out(self.protos[i], self.coefficients[i][:most], boxes, self.images.shape[2:])
+        return work_out(self.protos[i], self.coefficients[i][:most], boxes, self.pixels.shape[2:])
 
     def label_masks(self, i: int) -> Tensor:
         """Return the masks of image i's labels in the loader's form: (m, h, w), or with ``overlap`` (1, h, w)."""
@@ -151,12 +151,15 @@ class MaskPass(Pass):
         raw = [level.float() for level in decoded_with_more]
         return self.loss((raw, output[1].float()), targets, more[0].to(self.device, non_blocking=True))[1]
 
+    def _kept(self, output: Any) -> Tensor:
+        return output[1]
+
     def _count(self, *facts: Any) -> BatchResult:
-        *seen, predictions, output, masks = facts
+        *seen, predictions, protos, masks = facts
         plain = in_original_pixels(*seen, [rows[:, :6] for rows in predictions])
         batch = MaskBatch(
             **{f.name: getattr(plain, f.name) for f in fields(plain)}, truth=masks.to(self.device, non_blocking=True),
-            overlap=self.overlap, coefficients=[rows[:, 6:] for rows in predictions], protos=output[1],
+            overlap=self.overlap, coefficients=[rows[:, 6:] for rows in predictions], protos=torch.cat(protos),
             full_size=self.full_size,
         )  # fmt: skip
         thresholds = torch.from_numpy(IOU_THRESHOLDS)
@@ -184,10 +187,10 @@ class MaskPictures(Pictures):
 
         stem = self.save_dir / f"val_batch{batch.index}"
         predicted = output_to_target(batch.predictions, PICTURED_MASKS)
-        masks = torch.cat([batch.masks(i, PICTURED_MASKS).cpu() for i in range(len(batch.images))])
+        masks = torch.cat([batch.masks(i, PICTURED_MASKS).cpu() for i in range(len(batch.pixels))])
         facts = (batch.paths, f"{stem}_labels.jpg", self.names)
-        plot_images_and_masks(batch.images, batch.targets, batch.truth.cpu(), *facts)
-        plot_images_and_masks(batch.images, predicted, masks, batch.paths, f"{stem}_pred.jpg", self.names)
+        plot_images_and_masks(batch.pixels, batch.targets, batch.truth.cpu(), *facts)
+        plot_images_and_masks(batch.pixels, predicted, masks, batch.paths, f"{stem}_pred.jpg", self.names)
 
 
 def mask_parts(overlap: bool, full_size: bool = False) -> Parts:
