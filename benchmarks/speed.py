@@ -68,6 +68,7 @@ def parse_opt() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="of the commands' loaders")
     parser.add_argument("--ours", default="", help="further options of our command, such as '--weights x.onnx'")
     parser.add_argument("--csv", type=Path, help="write the table there as well; rows of other layers stay")
+    parser.add_argument("--table", type=Path, help="print the table of such a CSV in Markdown, and time nothing")
     return parser.parse_args()
 
 
@@ -208,9 +209,31 @@ def keep(path: Path, rows: list[Row]) -> None:
     write_whole(path, ("\n".join(text) + "\n").encode())
 
 
+def markdown(path: Path) -> str:
+    """Return the table of a CSV in Markdown."""
+    known = LAYERS | COMMANDS
+    lines = [
+        "| what | unit | ours ms | peer ms | ratio | ours MB | peer MB | floor ms | share |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in csv.DictReader(path.open(encoding="utf-8")):
+        ours, peer = (f"{float(r[k]):.4g} ± {float(r[k + '_spread']):.2g}" for k in ("ours", "peer"))
+        has_floor = r["floor"] != "nan"
+        floor, share = (f"{float(r['floor']):.3g}", f"{float(r['share']):.0%}") if has_floor else ("", "")
+        about = known[r["what"].split(" ")[0]].about
+        lines.append(
+            f"| `{r['what']}`: {about} | {r['unit']} | {ours} | {peer} | {float(r['ratio']):.2f} | "
+            f"{float(r['ours_mb']):.0f} | {float(r['peer_mb']):.0f} | {floor} | {share} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Time what was asked for and print the table."""
     opt = parse_opt()
+    if opt.table:
+        print(markdown(opt.table))
+        return
     known = [*LAYERS, *COMMANDS]
     if opt.list or not opt.what:
         for name, item in (LAYERS | COMMANDS).items():

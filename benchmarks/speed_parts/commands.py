@@ -111,7 +111,7 @@ COMMANDS = {
 
 def _watch_rows(path: Path, rows: list[float], stop: threading.Event) -> None:
     """Note when each row of a results.csv appears."""
-    while not stop.wait(0.01):
+    while not stop.wait(0.03):
         try:
             count = max(path.read_text(encoding="utf-8").count("\n") - 1, 0)
         except OSError:

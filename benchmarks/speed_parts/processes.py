@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-_SAMPLE_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.25  # reading takes the system milliseconds of a core
 # python -m, with the name that newer releases of NumPy took from under older programs, which import NumPy anyway
 _START_PACKAGE = """
 import runpy, sys

@@ -70,7 +70,7 @@ class StepState:
 
 def images_and_targets(batch: Sequence[Any], device: torch.device) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Return a batch (images (b, 3, h, w) uint8, targets (n, 6), ...) on the device: images 0 to 1, (targets,)."""
-    images = batch[0].to(device, non_blocking=True, memory_format=torch.channels_last).float() / 255
+    images = torch.div(batch[0].to(device, non_blocking=True, memory_format=torch.channels_last), 255)  # float32
     return images, (batch[1].to(device, non_blocking=True),)
 
 

@@ -29,7 +29,7 @@ SHARED = {
     "noplots": False, "evolve": None, "resume_evolve": None, "cache": None, "image_weights": False,
     "multi_scale": False, "single_cls": False, "sync_bn": False, "quad": False, "cos_lr": False,
     "label_smoothing": 0.0, "patience": 100, "freeze": [0], "save_period": -1, "save_steps": 0, "diagnose": False,
-    "bbox_interval": -1, "entity": None, "upload_dataset": False, "bucket": "",
+    "compile": False, "bbox_interval": -1, "entity": None, "upload_dataset": False, "bucket": "",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import torch
 from utils.logs import LOGGER
 from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
 from utils.training import build
+from utils.training.compiled import compile_network
 from utils.training.distributed import broadcast_from_main
 from utils.training.engine import Engine, StepState
 from utils.training.guard import NotFinite, RunningStatistics
@@ -63,6 +64,8 @@ def train(
     balance = task.balance_classes(hyp, data, loader, dataset)
     hyp = task.fit_model(opt, hyp, data, model, dataset, imgsz, world.is_main and not opt.resume)
     statistics = RunningStatistics(model)
+    if opt.compile:
+        compile_network(model, (batch_size, 3, imgsz, imgsz), amp_dtype, statistics)
     parallel = build.wrap_parallel(model, opt, world, device)
     engine = Engine(
         parallel, task.build_criterion(model, opt, hyp, balance, world), optimizer,
