@@ -54,9 +54,10 @@ def import_torch(program: Program, settings: dict[str, Any], folder: Path, words
 
 
 def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
-    """Train for a few epochs and take the times between the rows of results.csv."""
+    """Train for a few epochs, from scratch, and take the times between the rows of results.csv."""
     command = program.command(
-        "train", "--data", settings["train_data"], "--weights", settings["weights"], "--imgsz", 320, "--batch-size", 16,
+        "train", "--data", settings["train_data"], "--weights", "", "--cfg", "yolov5n.yaml", "--imgsz", 320,
+        "--batch-size", 16,
         "--epochs", EPOCHS, "--device", settings["device"], "--workers", settings["workers"], "--noval", "--nosave",
         "--project", folder, "--name", "train", *words,
     )  # fmt: skip

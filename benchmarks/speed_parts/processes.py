@@ -104,7 +104,8 @@ def run_command(words: Sequence[str], cwd: Path, env: dict[str, str] | None = No
     Raises:
         SystemExit: it failed.
     """
-    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "YOLO_OFFLINE": "1", **(env or {})}
+    quiet = {"COMET_MODE": "disabled", "WANDB_MODE": "disabled", "YOLO_OFFLINE": "1"}
+    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **quiet, **(env or {})}
     begin = time.perf_counter()
     process = subprocess.Popen(
         words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
