@@ -238,7 +238,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     found = results.read_rows(path)
     assert found == [*ROWS[1:], {**ROWS[0], "again": "identical"}]
     assert results.Results(path).find(("parts", "focal", 1, "abc"))["rare"] == 16.0
-    assert results.Results(path).find(("parts", "focal", 1, "abd")) is None
+    assert results.Results(path).find(("parts", "focal", 1, "abcd")) is None
     assert [file.name for file in path.parent.iterdir()] == ["results.csv"]
 
 
