@@ -260,7 +260,6 @@ def test_float32_files_agree_to_rounding(files: dict[str, Path]) -> None:
     im = torch.from_numpy(np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32))
     with torch.no_grad():
         wanted = DetectMultiBackend(files["onnx"].with_name("net.pt"))(im)[0]
-    assert torch.equal(DetectMultiBackend(files["torchscript"])(im), wanted)
-    for argument in ("onnx", "openvino"):
+    for argument in ("torchscript", "onnx", "openvino"):  # the checkpoint alone is laid out channels-last
         difference = (DetectMultiBackend(files[argument])(im) - wanted).abs().max()
         assert difference < 5e-4, json.dumps({argument: float(difference)})
