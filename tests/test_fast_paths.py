@@ -268,7 +268,7 @@ def test_writing_behind_keeps_the_order_and_raises() -> None:
         raise KeyboardInterrupt
 
 
-def test_log_lines_keep_their_order_beside_a_file_that_cannot_be_read(weights, tmp_path, monkeypatch) -> None:  # noqa: F811
+def test_log_lines_keep_their_order_beside_a_file_that_cannot_be_read(weights, tmp_path, caplog, monkeypatch) -> None:  # noqa: F811
     """The warning of the third file stands between the lines of the second and the fourth."""
     for name in "abde":
         picture(tmp_path / f"{name}.jpg")
@@ -277,7 +277,8 @@ def test_log_lines_keep_their_order_beside_a_file_that_cannot_be_read(weights, t
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
     monkeypatch.setattr(LOGGER, "handlers", [handler])
-    detect.run(weights, tmp_path, imgsz=64, device="cpu", project=tmp_path / "runs", max_det=3)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        detect.run(weights, tmp_path, imgsz=64, device="cpu", project=tmp_path / "runs", max_det=3)
     said = [m for m in messages if "skipped: " in m or m.startswith("image ")]
     assert [m.split(".jpg")[0][-1] for m in said] == list("abcde")
     assert len(list((tmp_path / "runs").rglob("*.jpg"))) == 4
