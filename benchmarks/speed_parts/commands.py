@@ -58,7 +58,7 @@ def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[
     command = program.command(
         "train", "--data", settings["train_data"], "--weights", "", "--cfg", "yolov5n.yaml", "--imgsz", 320,
         "--batch-size", 16,
-        "--epochs", EPOCHS, "--device", settings["device"], "--workers", settings["workers"], "--noval", "--nosave",
+        "--epochs", EPOCHS, "--device", settings["device"], "--workers", settings["workers"], "--nosave",
         "--project", folder, "--name", "train", *words,
     )  # fmt: skip
     rows, stop = [], threading.Event()
@@ -104,7 +104,9 @@ def detect(program: Program, settings: dict[str, Any], folder: Path, words: list
 COMMANDS = {
     "import-torch": Command(import_torch, "start", lambda s: 1, "python -c 'import torch', for comparison"),
     "help": Command(help_page, "start", lambda s: 1, "train.py --help"),
-    "epoch": Command(epoch, "epoch", lambda s: 1, "an epoch of train.py on aquarium at 320, batch 16, yolov5n"),
+    "epoch": Command(
+        epoch, "epoch", lambda s: 1, "an epoch of train.py on aquarium at 320, batch 16, yolov5n, with its validation"
+    ),
     "val": Command(val, "command", lambda s: 1, "val.py on coco128 at 640, from start to end"),
     "detect": Command(detect, "command", lambda s: 1, "detect.py on 128 images, pictures written, from start to end"),
 }
