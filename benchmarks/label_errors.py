@@ -8,7 +8,7 @@ better than those of a model that one trains oneself.
 Everything that takes long is kept in --work and taken from there by the next call.
 
 python benchmarks/label_errors.py                                     # both sets; trains 3 folds of aquarium once
-python benchmarks/label_errors.py --cleanlab /tmp/venv/bin/python     # beside cleanlab's ObjectLab, in its own venv
+python benchmarks/label_errors.py --cleanlab ../cleanlab/bin/python   # beside cleanlab's ObjectLab, in its own venv
 """
 
 from __future__ import annotations

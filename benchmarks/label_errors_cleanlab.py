@@ -1,7 +1,7 @@
 """ObjectLab's scores by the cleanlab package, for benchmarks/label_errors.py; run by an interpreter that has it.
 
-python -m venv /tmp/venv && /tmp/venv/bin/pip install "cleanlab==2.9.0" "numpy<2.4"
-/tmp/venv/bin/python benchmarks/label_errors_cleanlab.py labels_and_predictions.npz scores.npz
+python -m venv ../cleanlab && ../cleanlab/bin/pip install "cleanlab==2.9.0" "numpy<2.4"
+../cleanlab/bin/python benchmarks/label_errors_cleanlab.py labels_and_predictions.npz scores.npz
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.yolo import DetectionModel
+from models.yolo import DetectionModel, SegmentationModel
 from utils.training.compiled import compile_network
 from utils.training.guard import RunningStatistics
 
@@ -41,6 +41,12 @@ def test_traced_network_gives_the_same_gradients_and_leaves_no_trace():
     for a, b in zip(gradients(plain), gradients(compiled), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert copy.deepcopy(compiled)._compiled_call_impl is None  # checkpoints and averages hold the plain network
+
+
+def test_networks_of_masks_are_traced_as_well():
+    torch.manual_seed(0)
+    model = SegmentationModel(ROOT / "models" / "segment" / "yolov5n-seg.yaml", nc=3)
+    assert compile_network(model, SHAPE, None, RunningStatistics(model), backend="aot_eager")
 
 
 def test_what_cannot_be_compiled_is_trained_as_it_is(monkeypatch, caplog):

@@ -278,13 +278,15 @@ class LoadImagesAndLabels(Dataset):
         """Return the samples of one batch, their images side by side in one block of memory."""
         samples = SampleList()
         resolved = [self._resolve(draw) for draw in draws]
-        self._decoded = {} if self.mosaic_pool else None
         heights_widths = {self._out_shape(i) for i, _ in resolved}
         if len(heights_widths) == 1:
             samples.images = new_batch(len(resolved), *heights_widths.pop())
-        for k, (i, randomness) in enumerate(resolved):
-            samples.append(self._sample(i, randomness, None if samples.images is None else samples.images[k]))
-        self._decoded = None
+        self._decoded = {} if self.mosaic_pool else None
+        try:
+            for k, (i, randomness) in enumerate(resolved):
+                samples.append(self._sample(i, randomness, None if samples.images is None else samples.images[k]))
+        finally:
+            self._decoded = None
         if isinstance(draws[0], Draw):
             samples.rng = make_rng(self.seed, draws[0].epoch, draws[0].position, Stream.QUAD)
         return samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Request:
     fuse: bool = True
 
 
-class Backend:
+class Backend(ABC):
     """A loaded model file. Subclasses set ``packages`` and ``folder`` and write ``load`` and ``run``.
 
     Attributes:
@@ -59,21 +60,21 @@ class Backend:
         self._require()
         self.load()
 
+    @abstractmethod
     def load(self) -> None:
         """Load ``path`` and set ``model``, ``facts`` and ``shape``.
 
         Raises:
             InputError: the file cannot be read; names it and what is wrong.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, im: Tensor) -> Any:
         """Map float32 or float16 images (b, 3, h, w) in 0-1 on ``device`` to an output or several, tensors or arrays.
 
         The batch and size are those of ``shape`` where it has numbers. Outputs come in the order of the exported
         model, boxes in pixels.
         """
-        raise NotImplementedError
 
     def _require(self) -> None:
         """Refuse several files, a missing file and a missing package in one line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from models.backend_formats.base import Backend
 from utils.errors import InputError
@@ -14,6 +14,10 @@ class TfJsBackend(Backend):
     folder: ClassVar[bool] = True
 
     def load(self) -> None:
+        """Refuse it."""
+        self.run()
+
+    def run(self, *_: Any) -> NoReturn:
         """Refuse it."""
         raise InputError(
             f"weights {self.path}: TensorFlow.js runs in browsers and Node.js; run the .pb file or the SavedModel here"

@@ -52,13 +52,13 @@ class _Taken(torch.autograd.Function):
     def backward(ctx: Any, of_objectness: Tensor, of_rows: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         """Return the gradient of raw."""
         (cells,) = ctx.saved_tensors
-        gradient = zeros_like_rows(of_rows, ctx.shape)
+        gradient = _zeros(of_rows, ctx.shape)
         gradient[..., OBJECTNESS] = of_objectness
         gradient.view(-1, ctx.shape[-1]).index_put_((cells,), of_rows, accumulate=True)
         return gradient, None
 
 
-def zeros_like_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+def _zeros(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Return zeros of a shape, on the device and of the type of ``rows``.
 
     On the CPU NumPy takes pages from the system that are zero already, and large ones where it can: a third of the

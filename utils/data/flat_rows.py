@@ -7,6 +7,7 @@ where a list's pages would be copied by the mere counting of references.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -16,10 +17,19 @@ _ENCODING = ("utf-8", "surrogateescape")
 
 
 class _PerImage(Sequence[Any]):
-    """What the sequences have in common: they index, slice (to a list), join and compare as lists do."""
+    """What the sequences have in common: they index, slice (to a list), join and compare as lists do.
 
+    Image i owns what lies between the numbers i and i + 1 of ``_offsets`` (N + 1,) int64.
+    """
+
+    _offsets: np.ndarray
+
+    @abstractmethod
     def _item(self, i: int) -> Any:
-        raise NotImplementedError
+        """Return what image i owns."""
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
 
     def _place(self, i: Any) -> int:
         n = len(self)
@@ -55,7 +65,34 @@ class _PerImage(Sequence[Any]):
     __rmul__ = __mul__
 
 
-class Rows(_PerImage):
+class _Replaceable(_PerImage):
+    """Items that may be replaced, each as a whole and by one of another length, too."""
+
+    def __init__(self) -> None:
+        self._replaced: dict[int, Any] = {}
+
+    @abstractmethod
+    def _stored(self, i: int) -> Any:
+        """Return what the arrays hold of image i."""
+
+    def _item(self, i: int) -> Any:
+        if self._replaced and i in self._replaced:
+            return self._replaced[i]
+        return self._stored(i)
+
+    def __setitem__(self, i: int, item: Any) -> None:
+        """Put another item in the place of item i."""
+        self._replaced[self._place(i)] = item
+
+    def counts(self) -> np.ndarray:
+        """Return the length of each item, (N,) int64."""
+        counts = np.diff(self._offsets)
+        for i, item in self._replaced.items():
+            counts[i] = len(item)
+        return counts
+
+
+class Rows(_Replaceable):
     """The labels of each image, views (n, c) of one array; what is written into a view is written into the array.
 
     An item may be replaced by another array, also one with another number of rows or columns.
@@ -66,27 +103,11 @@ class Rows(_PerImage):
     """
 
     def __init__(self, values: np.ndarray, offsets: np.ndarray):
+        super().__init__()
         self._values, self._offsets = values, offsets
-        self._replaced: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def _item(self, i: int) -> np.ndarray:
-        if self._replaced and i in self._replaced:
-            return self._replaced[i]
+    def _stored(self, i: int) -> np.ndarray:
         return self._values[self._offsets[i] : self._offsets[i + 1]]
-
-    def __setitem__(self, i: int, rows: np.ndarray) -> None:
-        """Put another array (n, c) in the place of item i."""
-        self._replaced[self._place(i)] = rows
-
-    def counts(self) -> np.ndarray:
-        """Return the number of rows of each image, (N,) int64."""
-        counts = np.diff(self._offsets)
-        for i, rows in self._replaced.items():
-            counts[i] = len(rows)
-        return counts
 
     def flat(self) -> np.ndarray:
         """Return all rows (M, c): the array itself, or a joined copy once an item has been replaced."""
@@ -105,7 +126,7 @@ class Rows(_PerImage):
         self._replaced.clear()
 
 
-class Outlines(_PerImage):
+class Outlines(_Replaceable):
     """The list of polygons of each image, views (k, 2) of one array of points; [] for images with boxes alone.
 
     The polygons' points may be changed in place; a list may only be replaced as a whole.
@@ -117,31 +138,15 @@ class Outlines(_PerImage):
     """
 
     def __init__(self, points: np.ndarray, point_offsets: np.ndarray, offsets: np.ndarray):
+        super().__init__()
         self._points, self._point_offsets, self._offsets = points, point_offsets, offsets
-        self._replaced: dict[int, list[np.ndarray]] = {}
 
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def _item(self, i: int) -> list[np.ndarray]:
-        if self._replaced and i in self._replaced:
-            return self._replaced[i]
+    def _stored(self, i: int) -> list[np.ndarray]:
         first, end = self._offsets[i : i + 2].tolist()
         if first == end:
             return []
         edges = self._point_offsets[first : end + 1].tolist()
         return [self._points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-
-    def __setitem__(self, i: int, polygons: list[np.ndarray]) -> None:
-        """Put another list of polygons in the place of item i."""
-        self._replaced[self._place(i)] = polygons
-
-    def counts(self) -> np.ndarray:
-        """Return the number of polygons of each image, (N,) int64."""
-        counts = np.diff(self._offsets)
-        for i, polygons in self._replaced.items():
-            counts[i] = len(polygons)
-        return counts
 
     def take(self, order: np.ndarray) -> Outlines:
         """Return the polygons of the images of ``order`` (k,), in that order, in arrays of their own."""
@@ -168,9 +173,6 @@ class Names(_PerImage):
         self._bytes = b"".join(encoded)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
 
     def _item(self, i: int) -> str:
         return self._common + self._bytes[self._offsets[i] : self._offsets[i + 1]].decode(*_ENCODING)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from utils.logs import LOGGER
+from utils.nested import flat_tensors
 from utils.training.guard import RunningStatistics
 
 
@@ -41,7 +42,7 @@ def compile_network(
         model.compile(backend=backend)
         images = torch.zeros(shape, device=device).to(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=amp_dtype or torch.bfloat16, enabled=amp_dtype is not None):
-            outputs = model(images)
+            outputs = flat_tensors(model(images))
         torch.autograd.backward(outputs, [torch.zeros_like(output) for output in outputs])
         compiled = True
     except Exception as error:  # whatever tracing, a code generator or a compiler of the system raises
