@@ -25,6 +25,7 @@ from utils.augmentations import (
 from utils.balance.image_changes import ImageChanges, build_albums, build_image_changes, name_table
 from utils.balance.samplers import Draw, draw_partners, partner_weights, pool_partners
 from utils.data.collate import Sample, SampleList, collate, collate_quad, new_batch
+from utils.data.device_augment import pack
 from utils.data.finish import Finish, buffer, write_planes
 from utils.data.image_store import ImageStore
 from utils.data.label_geometry import letterboxed_labels, normalised_labels, shapes_of
@@ -134,6 +135,8 @@ class LoadImagesAndLabels(Dataset):
         self.albumentations = Albumentations(size=img_size) if upstream_effects else None
         albums = build_albums(hyp, name_table(names), img_size) if augment else None
         self.mosaic_pool = int(hyp.get("mosaic_pool") or 0) if self.mosaic else 0
+        self.leave_changes = False  # of colours and flips in batches, to the device that trains
+        self._left: list[Finish] | None = None  # those of the batch in work
         self._decoded: dict[int, np.ndarray] | None = None  # images of the batch in work, where partners repeat
         self._accesses = 0
         required = augment if require_labels is None else require_labels
@@ -282,11 +285,13 @@ class LoadImagesAndLabels(Dataset):
         if len(heights_widths) == 1:
             samples.images = new_batch(len(resolved), *heights_widths.pop())
         self._decoded = {} if self.mosaic_pool else None
+        self._left = [] if self.leave_changes else None
         try:
             for k, (i, randomness) in enumerate(resolved):
                 samples.append(self._sample(i, randomness, None if samples.images is None else samples.images[k]))
+            samples.changes = None if self._left is None else pack(self._left)
         finally:
-            self._decoded = None
+            self._decoded = self._left = None
         if isinstance(draws[0], Draw):
             samples.rng = make_rng(self.seed, draws[0].epoch, draws[0].position, Stream.QUAD)
         return samples
@@ -456,7 +461,10 @@ class LoadImagesAndLabels(Dataset):
         """Apply effects, colour and flips, write the planes; labels (n, 5) class, normalised xywh, are flipped."""
         finish = Finish.draw(self.hyp, self.albumentations, rng)
         finish.flip_labels(labels, view.outlines, out.shape[1:])
-        if isinstance(view.image, ZoomedTiles) and not finish.effects:
+        if self._left is not None:
+            self._left.append(finish)
+            Finish(finish.effects, None, False, False).apply(view.pixels(), out)
+        elif isinstance(view.image, ZoomedTiles) and not finish.effects:
             view.image.paint(out, finish)
         else:
             finish.apply(view.pixels(), out)

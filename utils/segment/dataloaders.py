@@ -23,7 +23,7 @@ __all__ = [
     "polygons2masks", "polygons2masks_overlap", "seed_worker", "xywhn2xyxy", "xyxy2xywhn",
 ]  # fmt: skip
 
-Batch = tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[Any, ...], torch.Tensor]
+Batch = tuple[Any, ...]  # images, targets, files, shapes, masks
 
 
 class LoadImagesAndLabelsAndMasks(LoadImagesAndLabels):
@@ -120,12 +120,13 @@ class LoadImagesAndLabelsAndMasks(LoadImagesAndLabels):
 
     @staticmethod
     def collate_fn(batch: list[Any]) -> Batch:
-        """Join samples as LoadImagesAndLabels does; masks (b, h, w) of numbers, or (labels, h, w)."""
+        """Join samples as LoadImagesAndLabels does; behind shapes masks (b, h, w) of numbers, or (labels, h, w)."""
         plain = SampleList(sample[:4] for sample in batch)
-        plain.images = getattr(batch, "images", None)
+        plain.images, plain.changes = getattr(batch, "images", None), getattr(batch, "changes", None)
         masks = [sample[4] for sample in batch]
         widest = torch.int32 if any(part.dtype == torch.int32 for part in masks) else torch.uint8
-        return *collate(plain), torch.cat([part.to(widest) for part in masks], 0)
+        images, targets, paths, shapes, *changes = collate(plain)
+        return images, targets, paths, shapes, torch.cat([part.to(widest) for part in masks], 0), *changes
 
 
 def create_dataloader(  # noqa: PLR0913, PLR0917 (inherited signature)

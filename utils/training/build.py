@@ -205,6 +205,7 @@ def build_loaders(  # noqa: PLR0913, PLR0917 (what the loaders are built from)
             image_weights=opt.image_weights, quad=opt.quad, prefix=colorstr("train: "), shuffle=not opt.rect,
             seed=opt.seed, nc=data.nc, require_labels=True, names=data.names, **more,
         )  # fmt: skip
+    dataset.leave_changes = opt.augment_on_device
     if not world.is_main:
         return loader, dataset, None
     val_loader, _ = create(

@@ -69,6 +69,7 @@ def prepare(
     opt.project = str(opt.project)
     script.find_files(opt)
     device = select_device(opt.device, batch_size=opt.batch_size)
+    options.check_device(opt, device)
     return opt, join_group(world, device)
 
 

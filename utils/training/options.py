@@ -6,12 +6,15 @@ import argparse
 import copy
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import InputError, InputErrors, MissingFileError
 from utils.hyperparameter_table import plain_number
 from utils.logs import LOGGER
 from utils.training.world import World
+
+if TYPE_CHECKING:
+    import torch
 
 PYTHON_ONLY = {"class_weights"}  # options of train.run that the command line does not have
 CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps", "diagnose"}
@@ -29,7 +32,8 @@ SHARED = {
     "noplots": False, "evolve": None, "resume_evolve": None, "cache": None, "image_weights": False,
     "multi_scale": False, "single_cls": False, "sync_bn": False, "quad": False, "cos_lr": False,
     "label_smoothing": 0.0, "patience": 100, "freeze": [0], "save_period": -1, "save_steps": 0, "diagnose": False,
-    "compile": False, "bbox_interval": -1, "entity": None, "upload_dataset": False, "bucket": "",
+    "compile": False, "augment_on_device": False, "bbox_interval": -1, "entity": None, "upload_dataset": False,
+    "bucket": "",
 }  # fmt: skip
 
 
@@ -94,6 +98,18 @@ def _problems_of_several_processes(opt: argparse.Namespace, world_size: int) -> 
     elif opt.batch_size % world_size:
         problems.append(f"--batch-size {opt.batch_size}: allowed are multiples of the {world_size} processes")
     return problems
+
+
+def check_device(opt: argparse.Namespace, device: torch.device) -> None:
+    """Refuse what the device that was chosen makes pointless.
+
+    Raises:
+        InputError: --augment-on-device without a GPU.
+    """
+    if opt.augment_on_device and device.type == "cpu":
+        raise InputError(
+            "--augment-on-device: this run trains on the CPU, where the loader does the same without; allowed with a GPU"
+        )
 
 
 def warn_unused(opt: argparse.Namespace) -> None:

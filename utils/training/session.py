@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from utils.data.device_augment import with_changes
 from utils.logs import LOGGER
 from utils.torch_utils import EarlyStopping, ModelEMA, init_seeds
 from utils.training import build
@@ -67,11 +68,12 @@ def train(
     if opt.compile:
         compile_network(model, (batch_size, 3, imgsz, imgsz), amp_dtype, statistics)
     parallel = build.wrap_parallel(model, opt, world, device)
+    feed = with_changes(task.feed) if opt.augment_on_device else task.feed
     engine = Engine(
         parallel, task.build_criterion(model, opt, hyp, balance, world), optimizer,
         task.build_schedule(opt, hyp, len(loader), batch_size * world.size),
         torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16), ema, device, world, amp_dtype,
-        4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride), statistics, task.feed, task.losses,
+        4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride), statistics, feed, task.losses,
     )  # fmt: skip
     run = Run(
         task=task, opt=opt, hyp=hyp, as_read=as_read, data=data, model=model, engine=engine,
