@@ -40,6 +40,16 @@ def sample_ram(side: Side, settings: dict[str, Any]) -> Work:
     return _samples(side, settings, cache_images="ram")
 
 
+def sample_device(side: Side, settings: dict[str, Any]) -> Work:
+    """Augment samples of images in memory, on our side without what --augment-on-device leaves to the device."""
+    if not side.is_ours:
+        return sample_ram(side, settings)
+    data = _data_set(side, settings, cache_images="ram")
+    data.leave_changes = True
+    groups = [range(k, k + BATCH) for k in range(0, SAMPLES, BATCH)]
+    return Work(lambda: [data.__getitems__(group) for group in groups], SAMPLES, _label_facts(data))
+
+
 def sample_disk(side: Side, settings: dict[str, Any]) -> Work:
     """Augment samples of image files."""
     return _samples(side, settings)
@@ -86,6 +96,29 @@ def transfer(side: Side, settings: dict[str, Any]) -> Work:
     return Work(run, BATCH, {"mean": float(run().mean())}, {"bytes": images.numel() * 5})
 
 
+def augment(side: Side, settings: dict[str, Any]) -> Work:
+    """Change the colours of a batch and flip half of it: ours on the device, the peer's one by one on the CPU."""
+    import torch
+
+    device, size = torch.device(settings["device"]), settings["imgsz"]
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size)).astype(np.uint8)
+    facts = {"images": BATCH}
+    if not side.is_ours:
+        images, change = list(pixels.transpose(0, 2, 3, 1).copy()), side.module("utils.augmentations").augment_hsv
+
+        def one_by_one() -> Any:
+            for k, image in enumerate(images):
+                change(image, HYP["hsv_h"], HYP["hsv_s"], HYP["hsv_v"])
+                np.ascontiguousarray(np.fliplr(image) if k % 2 else image)
+
+        return Work(one_by_one, BATCH, facts)
+    part, finish = side.module("utils.data.device_augment"), side.module("utils.data.finish").Finish
+    rng = np.random.default_rng(0)
+    rows = part.pack([finish.draw(HYP, None, rng) for _ in range(BATCH)]).to(device)
+    batch = torch.from_numpy(pixels).to(device)
+    return Work(lambda: part.change_images(batch, rows), BATCH, facts)
+
+
 def remove_caches(images: str) -> None:
     """Delete the label caches of an image folder."""
     labels = Path(images.replace("/images/", "/labels/"))
@@ -96,12 +129,15 @@ def remove_caches(images: str) -> None:
 
 
 def _samples(side: Side, settings: dict[str, Any], **more: Any) -> Work:
-    data = side.module("utils.dataloaders").LoadImagesAndLabels(
-        settings["images"], settings["imgsz"], BATCH, augment=True, hyp=HYP, **more
-    )
+    data = _data_set(side, settings, **more)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  (what the peer draws from)
     return Work(lambda: [data[k] for k in range(SAMPLES)], SAMPLES, _label_facts(data))
+
+
+def _data_set(side: Side, settings: dict[str, Any], **more: Any) -> Any:
+    data_set = side.module("utils.dataloaders").LoadImagesAndLabels
+    return data_set(settings["images"], settings["imgsz"], BATCH, augment=True, hyp=HYP, **more)
 
 
 def _loader(side: Side, settings: dict[str, Any], **more: Any) -> Any:

@@ -31,9 +31,13 @@ LAYERS = {
     "sample-ram": Layer(data_layers.sample_ram, "sample", 1, "mosaic, warp, colour, flip; decoded images in memory"),
     "sample-disk": Layer(data_layers.sample_disk, "sample", 1, "the same from image files"),
     "sample-pool": Layer(data_layers.sample_pool, "sample", 1, "the same, ours with mosaic_pool 8"),
+    "sample-device": Layer(
+        data_layers.sample_device, "sample", 1, "as sample-ram, ours with colours and flips left to the device"
+    ),
     "batch-ram": Layer(data_layers.batch_ram, "image", 1, "batches of 16 from the loader in its own process, collated"),
     "batch-val": Layer(data_layers.batch_val, "image", 1, "validation batches from files, letterboxed"),
     "transfer": Layer(data_layers.transfer, "image", 0, "a batch of bytes to the device and to floats from 0 to 1"),
+    "augment": Layer(data_layers.augment, "image", 1, "colours and flips: ours on the device, the peer's on the CPU"),
     "forward": Layer(model_layers.forward, "image", 0, "yolov5n, fused, one 640 x 640 image, no gradient"),
     "forward-batch": Layer(model_layers.forward_batch, "image", 0, "the same, 16 images of 320 x 320"),
     "train-forward": Layer(model_layers.train_forward, "image", 0, "training mode with graph, 8 x 320 x 320"),

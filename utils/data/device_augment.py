@@ -20,7 +20,7 @@ from utils.data.finish import Finish
 _TABLES = 3 * 256
 _COLOURED, _UPSIDE_DOWN, _MIRROR = range(_TABLES, _TABLES + 3)
 WIDTH = _TABLES + 3
-_PIXELS_AT_ONCE = 2**22  # of one step, whose intermediate results take some 60 bytes a pixel
+_PIXELS_AT_ONCE = 2**22  # of one step, whose intermediate results take some 80 bytes a pixel
 
 Feed = Callable[[Sequence[Any], torch.device], tuple[Tensor, tuple[Tensor, ...]]]
 

@@ -108,7 +108,7 @@ def check_device(opt: argparse.Namespace, device: torch.device) -> None:
     """
     if opt.augment_on_device and device.type == "cpu":
         raise InputError(
-            "--augment-on-device: this run trains on the CPU, where the loader does the same without; allowed with a GPU"
+            "--augment-on-device: this run trains on the CPU, where the loader does the same anyway; allowed with a GPU"
         )
 
 
