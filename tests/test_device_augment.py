@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ import train
 from segment import train as segment_train
 from tests.segment_data import draw_shapes
 from tests.test_dataset import ALL, OFF, USUAL, build, make_set
+from tests.test_train import KILL_SCRIPT, SMALL
 from utils.augmentations import HsvChange
 from utils.balance.samplers import Draw
+from utils.checkpoint import load_checkpoint
 from utils.data import device_augment as device_part
 from utils.data.finish import Finish, write_planes
 from utils.dataloaders import create_dataloader
@@ -280,6 +283,32 @@ def test_any_number_of_workers_makes_the_same_batches(tmp_path, quad: bool) -> N
         assert len(a) == 5 and all(torch.equal(a[k], b[k]) for k in (0, 1, 4)) and a[2] == b[2]
 
 
+def test_two_processes_share_the_batches_of_one(tmp_path, monkeypatch) -> None:
+    """Seven images in batches of four: the same rows and pixels, and a stand-in where a process has no image."""
+    folder = make_set(tmp_path / "set")
+    (folder / "7.png").unlink()
+
+    def epoch(rank: int, world: int) -> list:
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        loader, data = create_dataloader(
+            str(folder), 64, 4 // world, 32, hyp=USUAL, augment=True, rank=rank, workers=0, shuffle=True
+        )
+        data.leave_changes = True
+        return [
+            [(file, image, row) for image, file, row in zip(batch[0], batch[2], batch[4], strict=True)][
+                : loader.batch_sampler.real_count(k)
+            ]
+            for k, batch in enumerate(loader)
+        ]
+
+    alone, shared = epoch(-1, 1), [epoch(rank, 2) for rank in (0, 1)]
+    for number, samples in enumerate(alone):
+        others = {file: (image, row) for process in shared for file, image, row in process[number]}
+        assert len(others) == len(samples)
+        for file, image, row in samples:
+            assert torch.equal(image, others[file][0]) and torch.equal(row, others[file][1])
+
+
 def test_masks_lie_where_the_flipped_pixels_do(tmp_path) -> None:
     """Masks are drawn of flipped outlines: nothing is left to the device but the image."""
     path = draw_shapes(tmp_path / "shapes")
@@ -346,3 +375,24 @@ def test_a_run_trains_on_and_draws_the_augmented_pixels(task: str, tiny_data, tm
     assert drawn[0].shape == drawn[1].shape and drawn[0].dtype == drawn[1].dtype
     apart = 255 * (drawn[0] - drawn[1]).abs()
     assert apart.mean() < 2 if task == "quad" else apart.max() < 1.01
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_ends_with_the_same_bits(tiny_data, tmp_path) -> None:
+    """Three epochs of two steps; SIGKILL strikes in the middle of epoch 1."""
+    without_check = "import sys; from utils.training import options; options.check_device = lambda opt, device: None\n"
+    arguments = ["--data", str(tiny_data), *SMALL, "--epochs", "3", "--noplots", "--workers", "2"]
+    arguments += ["--project", str(tmp_path / "runs"), "--augment-on-device", "--name"]
+
+    def python(*command: str) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, check=False).returncode
+
+    command = without_check + "import train; train.main(train.parse_opt())"
+    script = without_check + KILL_SCRIPT.format(root=str(ROOT), step=2, arguments=[*arguments, "cut"])
+    cut, whole = tmp_path / "runs" / "cut", tmp_path / "runs" / "whole"
+    assert python("-c", command, *arguments, "whole") == 0 and python("-c", script) == -9
+    assert python("-c", command, "--resume", str(cut / "weights" / "last.pt")) == 0
+    assert (cut / "results.csv").read_text() == (whole / "results.csv").read_text()
+    ours, theirs = (load_checkpoint(run / "weights" / "last.pt")["model"].state_dict() for run in (cut, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
