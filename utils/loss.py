@@ -4,7 +4,11 @@ Glossary: bs batch size, nl output layers, na anchors per layer, nc classes, no 
 layer; (b, a, gj, gi) image, anchor, grid row, grid column.
 
 A step: match targets; per layer and head, the elements of the loss and the sums that modifiers need; one exchange of
-these sums between processes; weights, means, gains. What is off is skipped and changes no bit.
+of these sums between processes; weights, means, gains. What is off is skipped and changes no bit.
+
+There are two forms of it. One computes on the n matches alone, whose number the host has to know. The static form
+computes on all 5·na·nt candidates with a mask: no shape depends on values, so on CUDA the host never waits, and
+torch.compile takes it as one graph. It is used where it is supported and, unless asked for, on CUDA alone.
 """
 
 from __future__ import annotations
@@ -29,19 +33,23 @@ from utils.balance.loss_layers import (
     cell_view,
     class_view,
     flat_cells,
+    has_spare,
     mean_over,
+    only_valid,
     part_of,
     plain_loss,
     product,
+    read_cells,
     taken,
     weighing,
+    written_cells,
 )
 from utils.balance.loss_modules import BCEBlurWithLogitsLoss, FocalLoss, QFocalLoss  # noqa: F401  (upstream's place)
 from utils.balance.loss_names import class_activation, expanded
 from utils.balance.losses import BCELoss, HeadContext, build_head_loss
 from utils.balance.row_weights import checked_mode, checked_weights, class_factor
 from utils.boxes import bbox_iou  # noqa: F401  (upstream's place)
-from utils.target_assignment import LayerMatches, match_layer, owners_of_cells
+from utils.target_assignment import LayerMatches, match_layer, owners_of_cells, padded_targets
 from utils.torch_utils import de_parallel
 
 LAYER_BALANCE = {3: [4.0, 1.0, 0.4]}  # objectness weight per output layer, finest first
@@ -74,9 +82,11 @@ class ComputeLoss:
             the whole batch, and losses, items and gradients added (not averaged) over the processes are those of one
             process with the whole batch. Every process calls the loss equally often; one whose share of a short batch
             is but a stand-in image sets ``is_filler`` and then adds 0 and counts no image.
+        is_static: use the static form where ``supports_static``; by default on CUDA.
     """
 
     sort_obj_iou = False
+    has_static_form = True
 
     def __init__(  # noqa: PLR0913  (inherited, and what class balance adds by name)
         self,
@@ -89,6 +99,7 @@ class ComputeLoss:
         obj_class_weights: bool | None = None,
         class_counts: Tensor | Sequence[float] | None = None,
         world_sum: Callable[[Tensor], Tensor] | None = None,
+        is_static: bool | None = None,
     ):
         head = de_parallel(model).model[-1]
         self.device = next(model.parameters()).device
@@ -111,6 +122,8 @@ class ComputeLoss:
             self.hyp.get("cls_weights_obj") if obj_class_weights is None else obj_class_weights
         )
         self._share: Tensor | None = None
+        self.is_static = self.supports_static and (self.device.type == "cuda" if is_static is None else is_static)
+        self._form_when_plain, self._compiled = self.is_static, None
         self.set_epoch(0, 1)
 
     def _build_heads(self, class_counts: Tensor | Sequence[float] | None) -> None:
@@ -124,6 +137,30 @@ class ComputeLoss:
             HeadModifiers(hyp, name, self.nl, not isinstance(loss, BCELoss)).to(self.device)
             for hyp, name, loss in ((cls_hyp, "cls", self.BCEcls), (self.hyp, "obj", self.BCEobj))
         )
+
+    @property
+    def supports_static(self) -> bool:
+        """Whether these settings have a static form: no modifiers, hard objects or losses with running state."""
+        modifies = self.cls_modifiers.is_on or self.obj_modifiers.is_on or self.hard.is_on
+        has_state = any(loss.state_dict() for loss in (self.BCEcls, self.BCEobj))
+        return self.has_static_form and not (modifies or has_state)
+
+    def compile(self, backend: str = "inductor") -> bool:
+        """Compute through torch.compile from now on, if there is a static form and no other process to hear from.
+
+        Args:
+            backend: of torch.compile.
+
+        Returns:
+            Whether it does. What is kept, saved and resumed is as without, and so is ``for_validation``.
+        """
+        if self.supports_static and self.world_sum is None:
+            self.is_static, self._compiled = True, torch.compile(self._evaluate, backend=backend)
+        return self._compiled is not None
+
+    def stop_compiling(self) -> None:
+        """Compute as before ``compile``."""
+        self.is_static, self._compiled = self._form_when_plain, None
 
     @property
     def balance(self) -> list[float]:
@@ -145,15 +182,24 @@ class ComputeLoss:
         Returns:
             (1,) total times the batch size, and (3,) detached box, obj and cls terms for one image.
         """
+        return (self._compiled or self._evaluate)(p, self._seen(targets))
+
+    def _seen(self, targets: Tensor) -> Tensor:
+        """Return the targets that the terms are computed from; in the static form few shapes of them occur."""
+        targets = targets[:0] if self.is_filler else targets
+        return padded_targets(targets) if self.is_static else targets
+
+    def _evaluate(self, p: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a call does, from targets as seen."""
         terms = self._terms(p, targets)
         items = torch.cat((terms.box * self.hyp["box"], terms.obj * self.hyp["obj"], terms.cls * self.hyp["cls"]))
         return items.sum(0, keepdim=True) * terms.batch.images, items.detach()
 
     def _terms(self, p: Sequence[Tensor], targets: Tensor) -> Terms:
-        """Return the terms of a batch without their gains; arguments as of a call."""
-        targets = targets[:0] if self.is_filler else targets
-        layers = [self._layer(raw, match, targets) for raw, match in zip(p, self._matches(p, targets), strict=True)]
-        sums = self._counted([len(layer.cells) for layer in layers], p[0].shape[0])
+        """Return the terms of a batch without their gains; arguments as of a call, the targets as seen."""
+        matches = self._matches(p, targets, self.is_static)
+        layers = [self._layer(raw, match, targets) for raw, match in zip(p, matches, strict=True)]
+        sums = self._counted(matches, p[0].shape[0])
         with weighing(p[0]):
             asks_edges = bool(self.cls_modifiers.boundary or self.obj_modifiers.boundary)
             scene = Scene.of(targets, p, asks_edges, self.hard)
@@ -164,7 +210,7 @@ class ComputeLoss:
         lbox = torch.zeros(1, device=p[0].device)
         for layer, rows in zip(layers, batch.rows, strict=True):
             if len(layer.cells):
-                lbox = lbox + mean_over(1.0 - layer.iou, rows)
+                lbox = lbox + mean_over(layer.counted(1.0 - layer.iou), rows)
         lcls = self._class_loss(layers, classes, sums, batch)
         lobj = self._object_loss(layers, objects, sums, batch)
         self._learn(sums)
@@ -228,7 +274,7 @@ class ComputeLoss:
         elements = head.elements
         if elements is None:
             elements = self.BCEcls.elements(head.logits, head.targets, head.context)
-        elements = elements if factor is None else elements * factor
+        elements = layer.counted(elements if factor is None else elements * factor)
         if is_noted:
             of_rows = elements.detach().sum(1) / ((len(elements) if rows is None else rows) * elements.shape[1])
             self._share.index_add_(0, layer.match.classes, of_rows)
@@ -294,7 +340,7 @@ class ComputeLoss:
         """Return ``tobj`` with the IoU of every matched cell; the later of several matches in one cell counts.
 
         Args:
-            tobj: (bs, na, ny, nx) zeros, filled in place.
+            tobj: (bs, na, ny, nx) zeros, or flat and with a cell more; filled in place.
             cells: (n,) int64 flat positions in ``tobj``.
             iou: (n,) of the predicted boxes, used detached and from 0.
             owners: (n,) int64 the match that counts in each match's cell; worked out by default.
@@ -338,21 +384,25 @@ class ComputeLoss:
         indices = [(m.image, m.anchor, m.row, m.column) for m in matches]
         return [m.classes for m in matches], [m.boxes for m in matches], indices, [m.anchors for m in matches]
 
-    def _matches(self, p: Sequence[Tensor], targets: Tensor) -> list[LayerMatches]:
+    def _matches(self, p: Sequence[Tensor], targets: Tensor, is_static: bool = False) -> list[LayerMatches]:
         return [
-            match_layer(targets, anchors, (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"])
+            match_layer(targets, anchors, (raw.shape[2], raw.shape[3]), self.hyp["anchor_t"], is_static)
             for raw, anchors in zip(p, self.anchors, strict=True)
         ]
 
     def _layer(self, raw: Tensor, match: LayerMatches, targets: Tensor) -> Layer:
         """Return what the terms need of a layer: outputs and IoU of its matches, and the objectness targets."""
         cells = flat_cells((match.image, match.anchor, match.row, match.column), raw.shape)
-        objectness, outputs = taken(raw, cells)
+        count = raw.numel() // raw.shape[-1]
+        objectness, outputs = taken(raw, read_cells(cells, match.valid, count))
+        outputs = only_valid(outputs, match.valid)
         iou = box_ciou(outputs[:, :4], match.anchors, match.boxes)
-        tobj = torch.zeros(raw.shape[:4], device=raw.device)
+        cells = written_cells(cells, match.valid, count)
+        tobj = torch.zeros(count + has_spare(match), device=raw.device)
         owners = self._owners(cells, iou.detach(), tobj.numel())
         if len(cells):
             tobj = self.objectness_targets(tobj, cells, iou, owners)
+        tobj = tobj[:count].view(raw.shape[:4])
         has_weights = targets.shape[1] > LABEL_WEIGHT
         label_weights = targets[match.target, LABEL_WEIGHT].to(outputs.dtype) if has_weights else None
         return Layer(raw, objectness, match, cells, owners, outputs, iou, tobj, label_weights)
@@ -360,20 +410,24 @@ class ComputeLoss:
     def _owners(self, cells: Tensor, iou: Tensor, cell_count: int) -> Tensor:
         return owners_of_cells(cells, cell_count, iou.clamp(min=0) if self.sort_obj_iou else None)
 
-    def _counted(self, matches: list[int], images: int) -> Sums:
-        """Return the sums of a step, begun with its matches per layer and its images."""
+    def _counted(self, matches: list[LayerMatches], images: int) -> Sums:
+        """Return the sums of a step, begun with its matches per layer and its images where somebody asks for them."""
         sums = Sums(self.world_sum, not self.is_filler)
-        if self.world_sum is not None:
-            counts = torch.tensor([*matches, images], dtype=torch.float32)
+        if self.is_static:
+            of_images = torch.full((), images, device=matches[0].valid.device)
+            sums.add("counts", torch.stack([*(match.valid.sum() for match in matches), of_images]).float())
+        elif self.world_sum is not None:
+            counts = torch.tensor([*(len(match.target) for match in matches), images], dtype=torch.float32)
             sums.add("counts", counts.to(self.device, non_blocking=True))
         return sums
 
     def _batch(self, sums: Sums, images: int) -> Batch:
         images = images if sums.counts else 0
-        if self.world_sum is None:
+        if self.world_sum is None and not self.is_static:
             return Batch(images, None, [None] * self.nl)
         total = sums["counts"]
-        return Batch(total[-1], images / total[-1], total[:-1])
+        rows = total[:-1].clamp(min=1)
+        return Batch(images, None, rows) if self.world_sum is None else Batch(total[-1], images / total[-1], rows)
 
     # ---- state
     def set_epoch(self, epoch: int, epochs: int) -> None:
@@ -392,6 +446,7 @@ class ComputeLoss:
         local = copy.copy(self)
         local.world_sum, local._share = None, None
         local.autobalance = local.adapts = local.is_filler = False
+        local.stop_compiling()
         return local
 
     def track_loss_share(self) -> None:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+FEWEST_ROWS = 64  # of padded targets
 NEIGHBOUR_BIAS = 0.5  # a centre in this part of a cell also matches the neighbour on that side
 
 
@@ -15,7 +17,8 @@ class LayerMatches(NamedTuple):
 
     image, anchor, row, column: (n,) int64, a cell each. classes: (n,) int64.
     boxes: (n, 4) dx dy w h in grid units, dx dy from the cell's corner. anchors: (n, 2) w h in grid units.
-    target: (n,) int64, the number of the target.
+    target: (n,) int64, the number of the target. valid: (n,) bool, which rows are matches; None when all are. The other
+    rows hold indices within bounds and boxes of no meaning.
     """
 
     image: Tensor
@@ -26,29 +29,35 @@ class LayerMatches(NamedTuple):
     boxes: Tensor
     anchors: Tensor
     target: Tensor
+    valid: Tensor | None = None
 
 
-def match_layer(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: float) -> LayerMatches:
+def match_layer(
+    targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: float, is_static: bool = False
+) -> LayerMatches:
     """Match targets with the anchors and cells of one output layer.
 
     A target matches an anchor when neither side differs by ``anchor_t`` or more times, in the cell that holds its
     centre and in the two neighbouring cells nearest to it.
 
-    The number of matches decides the shapes that follow: counting them is the one place of the loss where the host
-    waits for a CUDA device. Constants are therefore computed on the device, not copied to it.
+    The number of matches decides the shapes that follow, and the host waits for a CUDA device to count them. The static
+    form keeps all 5·na·nt candidates instead and says which of them are matches: shapes depend on shapes alone, and
+    nothing waits. Constants are computed on the device in both, not copied to it.
 
     Args:
         targets: (nt, 6) image, class, cx, cy, w, h, box 0 to 1.
         anchors: (na, 2) w h in grid units.
         grid: rows and columns of the layer.
         anchor_t: largest side ratio, exclusive.
+        is_static: return all candidates, in the order of the matches, with ``valid``.
     """
     rows, columns = grid
     size = (columns, rows)
     centres, sides = (torch.stack((targets[:, i] * columns, targets[:, i + 1] * rows), 1) for i in (2, 4))
     fits = _fitting_anchors(sides, anchors, anchor_t)  # (na, nt)
     near = _near_cells(centres, size)  # (5, nt)
-    neighbour, anchor, target = (near[:, None] & fits[None]).nonzero(as_tuple=True)
+    found = near[:, None] & fits[None]  # (5, na, nt)
+    neighbour, anchor, target = _all_indices(found) if is_static else found.nonzero(as_tuple=True)
 
     centre = centres[target]
     cell = (centre - _offsets(neighbour).to(centre.dtype)).long()
@@ -63,7 +72,17 @@ def match_layer(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_
         boxes=torch.cat((centre - corner, sides[target]), 1),
         anchors=anchors[anchor],
         target=target,
+        valid=found.flatten() if is_static else None,
     )
+
+
+def padded_targets(targets: Tensor) -> Tensor:
+    """Return targets (nt, k) with rows of zeros at the end, which match nothing: a side of 0 fits no anchor.
+
+    There are 64, 128, 256 ... rows then, so that few shapes occur. The host knows how many are added.
+    """
+    rows = max(FEWEST_ROWS, 1 << (len(targets) - 1).bit_length())
+    return F.pad(targets, (0, 0, 0, rows - len(targets)))
 
 
 def last_match_of_cell(cells: Tensor, cell_count: int) -> Tensor:
@@ -101,6 +120,12 @@ def owners_of_cells(cells: Tensor, cell_count: int, rank: Tensor | None = None) 
     owners = torch.empty_like(order)
     owners[order] = order[last_match_of_cell(cells[order], cell_count)]
     return owners
+
+
+def _all_indices(found: Tensor) -> list[Tensor]:
+    """Return the indices of all elements of ``found`` in their order, (n,) int64 for each of its dimensions."""
+    ranges = [torch.arange(size, device=found.device) for size in found.shape]
+    return [index.flatten() for index in torch.meshgrid(*ranges, indexing="ij")]
 
 
 def _fitting_anchors(sides: Tensor, anchors: Tensor, anchor_t: float) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from utils.balance.attention import cell_attention, match_attention
@@ -24,8 +25,8 @@ OBJECTNESS = 4  # its column in a row of outputs
 class Batch(NamedTuple):
     """How much of a batch this process holds.
 
-    images: batch size, over all processes. part: this process's share of the images. rows: per layer, the number of
-    matches over all processes. ``part`` and ``rows`` are None without ``world_sum``.
+    images: batch size, over all processes. part: this process's share of the images, None without ``world_sum``. rows:
+    per layer, the number of matches over all processes, at least 1; None where the shapes say it.
     """
 
     images: int | Tensor
@@ -61,10 +62,10 @@ class _Taken(torch.autograd.Function):
 def _zeros(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Return zeros of a shape, on the device and of the type of ``rows``.
 
-    On the CPU NumPy takes pages from the system that are zero already, and large ones where it can: a third of the
-    time for the hundred megabytes that a batch's gradient has.
+    On the CPU, outside a compiler, NumPy takes pages from the system that are zero already, and large ones where it can:
+    a third of the time for the hundred megabytes that a batch's gradient has.
     """
-    if rows.device.type == "cpu" and rows.dtype == torch.float32:
+    if type(rows) is Tensor and rows.device.type == "cpu" and rows.dtype == torch.float32 and not is_compiling():
         return torch.from_numpy(np.zeros(shape, np.float32))
     return rows.new_zeros(shape)
 
@@ -84,8 +85,9 @@ class Layer(NamedTuple):
     """One output layer and its n matches.
 
     raw: (bs, na, ny, nx, no) outputs. objectness: (bs, na, ny, nx) float32 logits. match: see LayerMatches. cells: (n,)
-    flat positions. owners: (n,) the match whose values count in the cell. outputs: (n, no) float32 outputs of the
-    matches. iou: (n,) of their boxes. tobj: (bs, na, ny, nx) objectness targets. label_weights: (n,) or None.
+    flat positions, one behind the last cell for rows that are no match. owners: (n,) the match whose values count in
+    the cell. outputs: (n, no) float32 outputs of the matches, 0 and without gradient in rows that are none. iou: (n,)
+    of their boxes. tobj: (bs, na, ny, nx) objectness targets. label_weights: (n,) or None.
     """
 
     raw: Tensor
@@ -100,10 +102,13 @@ class Layer(NamedTuple):
 
     def on_cells(self, values: Tensor) -> Tensor:
         """Return the values (n,) of matches in their cells, 1 in cells without an object, (bs, na, ny, nx)."""
-        cells = torch.ones_like(self.tobj)
-        has_object = self.tobj.view(-1)[self.cells] > 0
-        cells.view(-1)[self.cells] = torch.where(has_object, values[self.owners].to(cells.dtype), 1.0)
-        return cells
+        grid = self.tobj.new_ones(self.tobj.numel() + has_spare(self.match))
+        grid[self.cells] = values[self.owners].to(grid.dtype)
+        return torch.where(self.tobj > 0, grid[: self.tobj.numel()].view(self.tobj.shape), 1.0)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """Return values (n, ...) of the matches, with 0 and no gradient in rows that are none."""
+        return only_valid(values, self.match.valid)
 
 
 class Terms(NamedTuple):
@@ -154,6 +159,16 @@ class HeadLayer(NamedTuple):
     positive: Tensor | None = None
     weights: Tensor | None = None
     overlap: Tensor | None = None
+
+
+def has_spare(match: LayerMatches) -> bool:
+    """Return whether a layer has one cell more than its grid, which takes what rows write that are no match."""
+    return match.valid is not None
+
+
+def only_valid(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Return values (n, ...) with 0 and no gradient, whatever they are, where ``valid`` (n,) is false."""
+    return values if valid is None else torch.where(valid.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
 
 
 def class_view(
@@ -222,6 +237,26 @@ def box_ciou(raw: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
     return bbox_iou(predicted, boxes, CIoU=True).squeeze(-1)
 
 
+def read_cells(cells: Tensor, valid: Tensor | None, cell_count: int) -> Tensor:
+    """Return from where matches read the outputs, (n,): rows that are no match from cells that differ.
+
+    The gradient of a cell that many rows read is added up row by row; zeros of thousands of rows would take long.
+
+    Args:
+        cells: (n,) int64 flat positions.
+        valid: (n,) bool, which rows are matches; None when all are.
+        cell_count: cells in total.
+    """
+    if valid is None:
+        return cells
+    return torch.where(valid, cells, torch.arange(len(cells), device=cells.device) % cell_count)
+
+
+def written_cells(cells: Tensor, valid: Tensor | None, cell_count: int) -> Tensor:
+    """Return where matches write, (n,): rows that are no match behind the last cell; arguments as above."""
+    return cells if valid is None else torch.where(valid, cells, cell_count)
+
+
 def flat_cells(indices: tuple[Tensor, Tensor, Tensor, Tensor], shape: Sequence[int]) -> Tensor:
     """Return positions (n,) of (b, a, gj, gi) in a flattened layer of shape (bs, na, ny, nx, ...)."""
     b, a, gj, gi = indices
@@ -233,7 +268,7 @@ def mean_over(values: Tensor, rows: Tensor | None) -> Tensor:
 
     Args:
         values: (n, ...), n above 0.
-        rows: what n is over all processes, (); None for this process alone.
+        rows: number of matches to divide by, (), where n is not it; None where it is.
     """
     if rows is None:
         return values.mean()

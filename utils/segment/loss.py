@@ -27,8 +27,11 @@ class ComputeLoss(DetectionLoss):
         model: a segmentation model.
         autobalance: as of ``utils.loss.ComputeLoss``.
         overlap: masks come as one map of label numbers per image.
-        more: the other arguments of ``utils.loss.ComputeLoss``; class weights leave the mask term alone.
+        more: the other arguments of ``utils.loss.ComputeLoss``; class weights leave the mask term alone. There is no
+            static form: the mask term goes image by image.
     """
+
+    has_static_form = False
 
     def __init__(self, model: Any, autobalance: bool = False, overlap: bool = False, **more: Any):
         super().__init__(model, autobalance, **more)
@@ -51,7 +54,7 @@ class ComputeLoss(DetectionLoss):
             (1,) total times the batch size, and (4,) detached box, mask, obj and cls terms for one image.
         """
         p, proto = preds
-        terms = self._terms(p, targets)
+        terms = self._terms(p, self._seen(targets))
         lseg = self._mask_term(terms.layers, proto, targets, masks)
         gains = self.hyp
         images = terms.batch.images if self.world_sum is not None else len(proto)

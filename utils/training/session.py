@@ -65,12 +65,13 @@ def train(
     balance = task.balance_classes(hyp, data, loader, dataset)
     hyp = task.fit_model(opt, hyp, data, model, dataset, imgsz, world.is_main and not opt.resume)
     statistics = RunningStatistics(model)
+    criterion = task.build_criterion(model, opt, hyp, balance, world)
     if opt.compile:
-        compile_network(model, (batch_size, 3, imgsz, imgsz), amp_dtype, statistics)
+        compile_network(model, (batch_size, 3, imgsz, imgsz), amp_dtype, statistics, criterion=criterion)
     parallel = build.wrap_parallel(model, opt, world, device)
     feed = with_changes(task.feed) if opt.augment_on_device else task.feed
     engine = Engine(
-        parallel, task.build_criterion(model, opt, hyp, balance, world), optimizer,
+        parallel, criterion, optimizer,
         task.build_schedule(opt, hyp, len(loader), batch_size * world.size),
         torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16), ema, device, world, amp_dtype,
         4.0 if opt.quad else 1.0, build.resizer(opt, imgsz, stride), statistics, feed, task.losses,
