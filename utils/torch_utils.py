@@ -244,9 +244,23 @@ def smart_optimizer(
         raise InputError(f"optimizer {name!r}: allowed are SGD, Adam, AdamW and RMSProp")
     optimizer.add_param_group({"params": decayed, "weight_decay": decay})
     optimizer.add_param_group({"params": norms, "weight_decay": 0.0})
+    if fused and name == "SGD":
+        begin_momentum(optimizer)
     counts = f"{len(norms)} weight(decay=0.0), {len(decayed)} weight(decay={decay}), {len(biases)} bias"
     LOGGER.info(f"{colorstr('optimizer:')} {type(optimizer).__name__}(lr={lr}) with parameter groups {counts}")
     return optimizer
+
+
+def begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """Begin the momentum of all weights at zero, which gives the steps that torch's own beginning gives.
+
+    The fused kernel allocates it in its first step and leaves it as it is, any numbers, when that step is skipped for a
+    gradient that is not finite; the next step would take them into the weights.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else []:
+            if parameter.requires_grad:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def _split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

@@ -62,7 +62,7 @@ class _Taken(torch.autograd.Function):
 def _zeros(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """Return zeros of a shape, on the device and of the type of ``rows``.
 
-    On the CPU, outside a compiler, NumPy takes pages from the system that are zero already, and large ones where it can:
+    On the CPU, uncompiled, NumPy takes pages from the system that are zero already, and large ones where it can:
     a third of the time for the hundred megabytes that a batch's gradient has.
     """
     if type(rows) is Tensor and rows.device.type == "cpu" and rows.dtype == torch.float32 and not is_compiling():

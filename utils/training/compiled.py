@@ -21,7 +21,7 @@ def compile_network(
     backend: str = "inductor",
     criterion: Any = None,  # noqa: ANN401
 ) -> bool:
-    """Compile a network and its loss in place and try them: a missing compiler shows now, not in the middle of an epoch.
+    """Compile a network and its loss in place and try them, so that a missing compiler shows now, not within an epoch.
 
     State dicts, copies and checkpoints of both are as without: only their calls are others.
 

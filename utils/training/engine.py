@@ -313,9 +313,10 @@ class Engine:
     def _move(self, bad: torch.Tensor) -> bool:
         """Step the optimizer where ``bad``, () bool, is false; return whether it may have moved.
 
-        On CUDA the fused optimizers leave the weights alone by themselves, as they do for a gradient scaler.
+        Fused optimizers, those of CUDA, leave the weights alone by themselves, as they do for a gradient scaler. Others
+        (RMSProp) are asked to step or not, which waits for the device.
         """
-        if self.device.type != "cuda":
+        if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
             if not bool(bad):
                 self.optimizer.step()
                 return True
