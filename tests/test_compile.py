@@ -71,6 +71,20 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(monkeypatch, caplog):
 GAINS = {"box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0, "anchor_t": 4.0, "fl_gamma": 0.0}
 
 
+class Small(Model):
+    """A network of three convolutions with the outputs of a detection model, quick to compile."""
+
+    def __init__(self):
+        super().__init__(3)
+        self.layers = nn.ModuleList(nn.Conv2d(3, 24, 1, stride) for stride in (8, 16, 32))
+
+    def forward(self, images):
+        return [
+            out.view(out.shape[0], 3, 8, *out.shape[2:]).permute(0, 1, 3, 4, 2).contiguous()
+            for out in (layer(images) for layer in self.layers)
+        ]
+
+
 @pytest.fixture(autouse=True)
 def _fresh_compiler():
     torch._dynamo.reset()  # each test traces anew
@@ -124,7 +138,7 @@ def test_loss_is_compiled_with_the_network(caplog):
 @pytest.mark.parametrize("options", [{"hyp": {**GAINS, "cls_dyn": 1.0}}, {"hyp": GAINS, "world_sum": lambda x: x}])
 def test_other_losses_stay_as_they_are(options, caplog):
     caplog.set_level("INFO")
-    model = network()
+    model = Small()
     criterion = ComputeLoss(model, **options)
     assert compile_network(model, SHAPE, None, RunningStatistics(model), backend="aot_eager", criterion=criterion)
     assert "the network is compiled (" in caplog.text
@@ -136,7 +150,7 @@ def test_loss_that_cannot_be_compiled_is_computed_as_it_is(monkeypatch, caplog):
         raise RuntimeError("no working\ncompiler")
 
     caplog.set_level("INFO")
-    model = network()
+    model = Small()
     criterion = ComputeLoss(model, hyp=GAINS)
     monkeypatch.setattr(criterion, "_evaluate", refuse)
     assert compile_network(model, SHAPE, None, RunningStatistics(model), backend="aot_eager", criterion=criterion)

@@ -42,6 +42,7 @@ LAYERS = {
     "forward-batch": Layer(model_layers.forward_batch, "image", 0, "the same, 16 images of 320 x 320"),
     "train-forward": Layer(model_layers.train_forward, "image", 0, "training mode with graph, 8 x 320 x 320"),
     "loss": Layer(model_layers.loss, "batch", 0, "loss forward and backward, 16 x 640 x 640, 189 boxes or so"),
+    "loss-static": Layer(model_layers.loss_static, "batch", 0, "the same, ours in the static form, CUDA's default"),
     "backward": Layer(model_layers.backward, "image", 0, "backward pass of the network alone, 8 x 320 x 320"),
     "optimizer": Layer(model_layers.optimizer, "step", 0, "unscale, clip, step, zero, moving average of yolov5n"),
     "step": Layer(model_layers.step, "image", 0, "a whole training step, 8 x 320 x 320"),

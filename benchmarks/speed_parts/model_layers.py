@@ -33,9 +33,18 @@ def train_forward(side: Side, settings: dict[str, Any]) -> Work:
 
 def loss(side: Side, settings: dict[str, Any]) -> Work:
     """Compute the loss of given outputs and its gradient."""
+    return _loss(_Training(side, settings))
+
+
+def loss_static(side: Side, settings: dict[str, Any]) -> Work:
+    """Compute the same in the form whose shapes depend on shapes alone, which YOLOv5 lacks."""
+    return _loss(_Training(side, settings, **({"is_static": True} if side.is_ours else {})))
+
+
+def _loss(parts: _Training) -> Work:
+    """Return the work of a loss and its gradient."""
     import torch
 
-    parts = _Training(side, settings)
     generator = torch.Generator().manual_seed(1)
     shapes = [(16, 3, 640 // s, 640 // s, 85) for s in (8, 16, 32)]
     outputs = [torch.randn(shape, generator=generator).to(parts.device).requires_grad_() for shape in shapes]
@@ -112,7 +121,7 @@ def made_targets(images: int, per_image: int, nc: int, generator: Any) -> Any:
 class _Training:
     """Network, loss, optimizer and average as the side's own training builds them, in float32."""
 
-    def __init__(self, side: Side, settings: dict[str, Any]):
+    def __init__(self, side: Side, settings: dict[str, Any], **of_loss: Any):
         import torch
 
         self.device = torch.device(settings["device"])
@@ -126,7 +135,7 @@ class _Training:
         torch_utils = side.module("utils.torch_utils")
         self.optimizer = torch_utils.smart_optimizer(self.model, "SGD", 1e-5, 0.937, 5e-4)
         self.ema = torch_utils.ModelEMA(self.model)
-        self.criterion = side.module("utils.loss").ComputeLoss(self.model)
+        self.criterion = side.module("utils.loss").ComputeLoss(self.model, **of_loss)
         generator = torch.Generator().manual_seed(2)
         self.images = torch.rand((STEP_BATCH, 3, STEP_SIZE, STEP_SIZE), generator=generator).to(self.device)
         if self.ours:
