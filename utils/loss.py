@@ -4,7 +4,7 @@ Glossary: bs batch size, nl output layers, na anchors per layer, nc classes, no 
 layer; (b, a, gj, gi) image, anchor, grid row, grid column.
 
 A step: match targets; per layer and head, the elements of the loss and the sums that modifiers need; one exchange of
-of these sums between processes; weights, means, gains. What is off is skipped and changes no bit.
+these sums between processes; weights, means, gains. What is off is skipped and changes no bit.
 
 There are two forms of it. One computes on the n matches alone, whose number the host has to know. The static form
 computes on all 5·na·nt candidates with a mask: no shape depends on values, so on CUDA the host never waits, and

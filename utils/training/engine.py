@@ -70,7 +70,8 @@ class StepState:
 
 def images_and_targets(batch: Sequence[Any], device: torch.device) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Return a batch (images (b, 3, h, w) uint8, targets (n, 6), ...) on the device: images 0 to 1, (targets,)."""
-    images = torch.div(batch[0].to(device, non_blocking=True, memory_format=torch.channels_last), 255)  # float32
+    images = batch[0].to(device, non_blocking=True)  # bytes travel; one pass makes floats of them where they are used
+    images = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
     return images, (batch[1].to(device, non_blocking=True),)
 
 
