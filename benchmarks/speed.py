@@ -118,7 +118,7 @@ def time_layer(name: str, programs: list[Program], opt: argparse.Namespace, sett
 
 
 def time_command(name: str, programs: list[Program], opt: argparse.Namespace, settings: dict, folder: Path) -> Row:
-    """Time a command of all programs in alternating turns."""
+    """Time a command of all programs in alternating turns; the first one, not counted, tells the memory."""
     times: dict[str, list[float]] = {p.name: [] for p in programs}
     peaks = dict.fromkeys(times, 0)
     for turn in range(opt.rounds + 1):
@@ -127,11 +127,12 @@ def time_command(name: str, programs: list[Program], opt: argparse.Namespace, se
             place = folder / f"{name}-{program.name}-{turn}"
             place.mkdir()
             words = opt.ours.split() if program is OURS and name in {"val", "detect", "epoch"} else []
-            found = COMMANDS[name].run(program, settings[program.name], place, words)
+            found = COMMANDS[name].run(program, settings[program.name], place, words, watch=not turn)
             checks[program.name] = found.check
             if turn:
                 times[program.name] += found.seconds
-                peaks[program.name] = max(peaks[program.name], found.peak)
+            else:
+                peaks[program.name] = found.peak
             shutil.rmtree(place)
         same_work(name, checks, tolerance=0.011)
     return row(name + (f" ({opt.ours})" if opt.ours else ""), COMMANDS[name].unit, times, peaks, None)

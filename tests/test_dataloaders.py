@@ -148,6 +148,38 @@ def test_error_in_a_worker_names_the_file(folder):
 
 
 @needs_fork
+def test_workers_started_early_serve_the_epochs_that_follow(folder):
+    plain, _ = build(folder, 2)
+    expected = [contents(plain) for _ in range(3)]
+    plain.close()
+    loader, _ = build(folder, 2)
+    loader.start()
+    pids = [w.pid for w in loader.iterator._workers]
+    assert_same(contents(loader), expected[0])
+    assert_same(contents(loader), expected[1])
+    loader.start()
+    loader.set_epoch(2)  # another epoch than the one begun
+    assert_same(contents(loader), expected[2])
+    assert [w.pid for w in loader.iterator._workers] == pids
+    loader.close()
+
+
+@needs_fork
+def test_worker_killed_before_its_first_epoch_is_replaced(folder, monkeypatch):
+    monkeypatch.setattr(dataloaders, "_POLL_SECONDS", 1)
+    plain, _ = build(folder, 2)
+    expected = contents(plain)
+    plain.close()
+    loader, _ = build(folder, 2)
+    loader.start()
+    for worker in loader.iterator._workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(0.1)
+    assert_same(contents(loader), expected)
+    loader.close()
+
+
+@needs_fork
 def test_killed_worker_is_replaced_once(folder, monkeypatch, caplog):
     monkeypatch.setattr(dataloaders, "_POLL_SECONDS", 1)
     loader, _ = build(folder, 2)

@@ -127,6 +127,7 @@ class InfiniteDataLoader(DataLoader):
             if sys.platform.startswith("linux"):  # macOS has fork, but its frameworks crash in forked processes
                 kwargs.setdefault("multiprocessing_context", "fork")
         self._waiting: tuple[float, Any] | None = None  # since when, for a batch of which iterator
+        self._begun: tuple[tuple[int, int] | None, Iterator[Any]] | None = None  # by ``start``: first batch, iterator
         super().__init__(*args, **kwargs)
 
     @property
@@ -136,10 +137,12 @@ class InfiniteDataLoader(DataLoader):
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration and the (global) batch at which it begins."""
+        self._begun = None
         self.batch_sampler.set_epoch(epoch, start_batch)
 
     def set_order(self, order: Callable[[int], np.ndarray]) -> None:
         """Draw by another order, epoch → image indices, from the current epoch on."""
+        self._begun = None
         self.batch_sampler.set_order(order)
 
     def set_weights(self, weights: np.ndarray) -> None:
@@ -148,10 +151,19 @@ class InfiniteDataLoader(DataLoader):
         self.dataset.partner_weights = weights
         self.set_order(lambda epoch: replacement_order(weights, seed, epoch))
 
+    def start(self) -> None:
+        """Start the workers now; they prepare the first batches of the coming epoch.
+
+        Forked workers keep the memory that the process has when it forks: a loader that is first needed after an epoch
+        of training would double it.
+        """
+        if self.num_workers and self._begun is None:
+            self._begun = self._coming(), self._start()
+
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of one epoch."""
-        coming, done, restarted = self._coming(), 0, False
-        iterator = None
+        coming, iterator = self._begun or (self._coming(), None)
+        self._begun, done, restarted = None, 0, False
         while True:
             try:
                 iterator = iterator or self._start()
@@ -218,7 +230,7 @@ class InfiniteDataLoader(DataLoader):
         Args:
             kill: do not wait for them.
         """
-        iterator, self._iterator = self._iterator, None
+        iterator, self._iterator, self._begun = self._iterator, None, None
         if iterator is None or not hasattr(iterator, "_shutdown_workers"):
             return
         if kill:

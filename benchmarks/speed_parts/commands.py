@@ -29,31 +29,31 @@ class Command:
     """A command that is timed as a whole.
 
     Attributes:
-        run: (program, settings, folder for outputs, further words) -> what it gave.
+        run: (program, settings, folder for outputs, further words, whether to watch memory) -> what it gave.
         unit: what is counted.
         units: how many of them one run handles.
         about: one line for the table's legend.
     """
 
-    run: Callable[[Program, dict[str, Any], Path, list[str]], Measured]
+    run: Callable[[Program, dict[str, Any], Path, list[str], bool], Measured]
     unit: str
     units: Callable[[dict[str, Any]], int]
     about: str
 
 
-def help_page(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
+def help_page(program: Program, settings: dict[str, Any], folder: Path, words: list[str], watch: bool) -> Measured:
     """Print a command's options."""
-    ended = run_command(program.command("train", "--help"), folder)
+    ended = run_command(program.command("train", "--help"), folder, watch)
     return Measured([ended.seconds], ended.peak, {"--imgsz": float("--imgsz" in ended.output)})
 
 
-def import_torch(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
+def import_torch(program: Program, settings: dict[str, Any], folder: Path, words: list[str], watch: bool) -> Measured:
     """Import torch, the yardstick for start-up."""
-    ended = run_command([program.python, "-c", "import torch"], folder)
+    ended = run_command([program.python, "-c", "import torch"], folder, watch)
     return Measured([ended.seconds], ended.peak, {})
 
 
-def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
+def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[str], watch: bool) -> Measured:
     """Train for a few epochs, from scratch, and take the times between the rows of results.csv."""
     command = program.command(
         "train", "--data", settings["train_data"], "--weights", "", "--cfg", "yolov5n.yaml", "--imgsz", 320,
@@ -65,7 +65,7 @@ def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[
     watcher = threading.Thread(target=_watch_rows, args=(folder / "train" / "results.csv", rows, stop))
     watcher.start()
     try:
-        ended = run_command(command, folder)
+        ended = run_command(command, folder, watch)
     finally:
         stop.set()
         watcher.join()
@@ -75,7 +75,7 @@ def epoch(program: Program, settings: dict[str, Any], folder: Path, words: list[
     return Measured(times, ended.peak, {"rows": len(rows)})
 
 
-def val(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
+def val(program: Program, settings: dict[str, Any], folder: Path, words: list[str], watch: bool) -> Measured:
     """Validate the released weights on coco128."""
     weights = [] if "--weights" in words else ["--weights", settings["weights"]]
     ended = run_command(
@@ -83,12 +83,12 @@ def val(program: Program, settings: dict[str, Any], folder: Path, words: list[st
             "val", *weights, "--data", settings["val_data"], "--imgsz", 640, "--device", settings["device"],
             "--workers", settings["workers"], "--project", folder, "--name", "val", *words,
         ),
-        folder,
+        folder, watch,
     )  # fmt: skip
     return Measured([ended.seconds], ended.peak, _map_of(ended))
 
 
-def detect(program: Program, settings: dict[str, Any], folder: Path, words: list[str]) -> Measured:
+def detect(program: Program, settings: dict[str, Any], folder: Path, words: list[str], watch: bool) -> Measured:
     """Detect on 128 images and write the pictures."""
     weights = [] if "--weights" in words else ["--weights", settings["weights"]]
     ended = run_command(
@@ -96,7 +96,7 @@ def detect(program: Program, settings: dict[str, Any], folder: Path, words: list
             "detect", *weights, "--source", settings["images"], "--imgsz", 640, "--device", settings["device"],
             "--project", folder, "--name", "detect", *words,
         ),
-        folder,
+        folder, watch,
     )  # fmt: skip
     return Measured([ended.seconds], ended.peak, {"pictures": len(list((folder / "detect").glob("*.jpg")))})
 

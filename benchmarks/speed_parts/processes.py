@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-_SAMPLE_SECONDS = 0.25  # reading takes the system milliseconds of a core
+_SAMPLE_SECONDS = 0.1  # reading takes the system many milliseconds of a core
 # python -m, with the name that newer releases of NumPy took from under older programs, which import NumPy anyway
 _START_PACKAGE = """
 import runpy, sys
@@ -91,29 +91,37 @@ class Worker:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: seconds, peak bytes of its whole process tree (shared pages once), its output."""
+    """A command that has ended: seconds, peak bytes of its whole process tree (shared pages once), 0 where these were
+    not watched, and its output.
+    """
 
     seconds: float
     peak: int
     output: str
 
 
-def run_command(words: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> Ended:
+def run_command(words: Sequence[str], cwd: Path, watch: bool) -> Ended:
     """Run a command to its end.
+
+    Args:
+        words: the command.
+        cwd: its working folder.
+        watch: follow its memory, which slows down what has many pages.
 
     Raises:
         SystemExit: it failed.
     """
     quiet = {"COMET_MODE": "disabled", "WANDB_MODE": "disabled", "YOLO_OFFLINE": "1"}
-    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **quiet, **(env or {})}
+    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **quiet}
     begin = time.perf_counter()
     process = subprocess.Popen(
         words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     peak, stop = [0], threading.Event()
-    watcher = threading.Thread(target=_watch_memory, args=(process.pid, peak, stop))
-    watcher.start()
+    watcher = threading.Thread(target=_watch_memory, args=(process.pid, peak, stop)) if watch else None
+    if watcher is not None:
+        watcher.start()
     try:
         output, _ = process.communicate()
     except BaseException:
@@ -121,7 +129,8 @@ def run_command(words: Sequence[str], cwd: Path, env: dict[str, str] | None = No
         raise
     seconds = time.perf_counter() - begin
     stop.set()
-    watcher.join()
+    if watcher is not None:
+        watcher.join()
     if process.returncode:
         raise SystemExit(f"status {process.returncode} of {' '.join(words)}: {output.strip()[-600:]}")
     return Ended(seconds, peak[0], output)

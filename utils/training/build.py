@@ -213,6 +213,8 @@ def build_loaders(  # noqa: PLR0913, PLR0917 (what the loaders are built from)
         cache=None if opt.noval else opt.cache, rect=True, rank=-1, workers=opt.workers * 2, pad=0.5,
         prefix=colorstr("val: "), nc=data.nc, **more,
     )  # fmt: skip
+    if not opt.noval:
+        val_loader.start()  # before training takes its memory
     return loader, dataset, val_loader
 
 
