@@ -12,7 +12,7 @@ from utils import augmentations as aug
 from utils.balance.samplers import EpochBatchSampler, pool_partners, shuffled_order
 from utils.data.finish import Finish, write_planes
 from utils.data.mosaic import Tile, place_tiles, render
-from utils.data.zoom import ZoomedTiles, cut_tiles, is_upright
+from utils.data.zoom import Cut, Span, ZoomedTiles, cut_tiles, is_upright
 
 SIZE = 160
 HYP = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "flipud": 0.5, "fliplr": 0.5}
@@ -67,6 +67,18 @@ def test_pixels_lie_where_the_shift_says(seed: int) -> None:
         part = slice(cut.y.view[0], cut.y.view[1] - 1), slice(cut.x.view[0], cut.x.view[1] - 1)  # the last may repeat
         difference = np.abs(out[part].astype(int) - expected[part])
         assert difference.size == 0 or (difference.mean() < 0.7 and difference.max() <= 6)
+
+
+def test_a_last_row_that_rounding_leaves_out_is_repeated_where_it_alone_shows() -> None:
+    """Three rows become four, and the fifth, which alone would show, is the fourth: never memory that nobody wrote."""
+    rows = Span(source=(189, 192), place=-4, view=(0, 1), shift=0.0)
+    columns = Span(source=(17, 200), place=-4, view=(0, 256), shift=0.0)
+    image = np.full((192, 256, 3), 77, np.uint8)
+    for cut, shape in ((Cut(columns, rows), (1, 256)), (Cut(rows, columns), (256, 1))):
+        source = image if shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 0, 2))
+        view = ZoomedTiles([cut], (1.4416, 1.4416), lambda _, source=source: source)
+        for _ in range(5):
+            assert (view.render(np.empty((*shape, 3), np.uint8)) == 77).all()
 
 
 @pytest.mark.parametrize("seed", range(10))

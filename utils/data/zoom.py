@@ -135,9 +135,12 @@ class ZoomedTiles(NamedTuple):
             zoomed = cv2.resize(
                 part, None, buffer(size, "zoom"), fx=self.zoom[0], fy=self.zoom[1], interpolation=cv2.INTER_LINEAR
             )
-            shown = zoomed[top - y.place : bottom - y.place, left - x.place : right - x.place]
+            first_row, first_column = (
+                min(a, b - 1) for a, b in zip((top - y.place, left - x.place), zoomed.shape, strict=False)
+            )
+            shown = zoomed[first_row : bottom - y.place, first_column : right - x.place]
             missing = bottom - top - shown.shape[0], right - left - shown.shape[1]
-            if any(missing):  # rounding may leave the last row or column of a tile out
+            if any(missing):  # rounding may leave out the last row or column, or the only one that shows
                 shown = cv2.copyMakeBorder(shown, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
             put(shown, view[top:bottom, left:right])
 
