@@ -135,9 +135,8 @@ class ZoomedTiles(NamedTuple):
             zoomed = cv2.resize(
                 part, None, buffer(size, "zoom"), fx=self.zoom[0], fy=self.zoom[1], interpolation=cv2.INTER_LINEAR
             )
-            first_row, first_column = (
-                min(a, b - 1) for a, b in zip((top - y.place, left - x.place), zoomed.shape, strict=False)
-            )
+            first_row = min(top - y.place, zoomed.shape[0] - 1)
+            first_column = min(left - x.place, zoomed.shape[1] - 1)
             shown = zoomed[first_row : bottom - y.place, first_column : right - x.place]
             missing = bottom - top - shown.shape[0], right - left - shown.shape[1]
             if any(missing):  # rounding may leave out the last row or column, or the only one that shows
