@@ -369,13 +369,28 @@ def test_a_failed_command_is_one_line(tmp_path: Path, stub: Stub) -> None:
 
 def test_advice_trains_with_what_the_doctor_wrote(tmp_path: Path, stub: Stub) -> None:
     plain, advice = make_cells(tmp_path, stub)
-    with pytest.raises(WorkError, match="has no diagnosis"):
+    with pytest.raises(WorkError, match="parts none 0: it is not trained"):
         cells.finish(advice, "cpu")
     cells.finish(plain, "cpu")
     row = cells.finish(advice, "cpu")
     training = stub.calls[2]
     assert training[training.index("--hyp") + 1] == str(plain.diagnosis / "advice.yaml")
     assert row["note"] == "sampler repeat_factor"
+
+
+def test_advice_follows_the_present_rules(tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that changed after the run without remedy was diagnosed: it is diagnosed again, and not trained again."""
+    plain, advice = make_cells(tmp_path, stub)
+    cells.finish(plain, "cpu")
+    (plain.diagnosis / "advice.yaml").write_text("by the old rules")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("new rules")
+    monkeypatch.setattr(cells, "RULES", rules)
+    cells.finish(advice, "cpu")
+    assert [words[0] for words in stub.calls] == ["train.py", "diagnose.py", "diagnose.py", "train.py", "diagnose.py"]
+    assert "--compare" not in stub.calls[2]
+    assert stub.calls[2][stub.calls[2].index("--weights") + 1] == str(plain.last)
+    assert not (plain.diagnosis / "advice.yaml").exists(), "the stub writes none: what is left were the old one"
 
 
 def test_without_advice_nothing_is_trained(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,11 @@ def run_again(cell: Cell, device: str) -> str:
     first = cell.summary()
     if first is None or not cell.last.exists():
         raise InputError(f"--again {cell.title}: it has no finished run in {cell.folder}")
-    hyp, _ = hyp_file(cell)
+    hyp, _ = hyp_file(cell, device)
     twin = replace(cell, setup=replace(cell.setup, work=cell.setup.work / "again"))
+    if twin.summary() is not None:  # of an earlier comparison
+        for folder in (twin.folder, twin.diagnosis):
+            shutil.rmtree(folder)
     train(twin, hyp, device)
     second = diagnose(twin, device, cell.last)
     apart = weight_difference(cell.last, twin.last)

@@ -25,6 +25,7 @@ from utils.yaml_files import write_yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "data" / "diagnosis_rules.yaml"
 TRAINED = "trained"  # empty file in the folder of a run whose training has ended
+RULES_READ = "rules.sha256"  # in the folder of a diagnosis: of the rules that its advice follows
 LONGEST_LINE = 300  # characters of a log line that an error message repeats
 
 Runner = Callable[[Sequence[str], Path, dict[str, str]], int]
@@ -218,7 +219,7 @@ def finish(cell: Cell, device: str) -> dict[str, Any]:
         WorkError: a command failed, or was stopped by a signal.
     """
     begun = time.monotonic()
-    hyp, note = hyp_file(cell)
+    hyp, note = hyp_file(cell, device)
     if cell.arm.name == ADVICE and not note:
         summary = cell.plain().summary()
         assert summary is not None
@@ -237,18 +238,35 @@ def diagnose(cell: Cell, device: str, compared: Path | None) -> dict[str, Any]:
     if cell.summary() is None:
         _call(cell, diagnose_words(cell, device, compared), device)
         (cell.diagnosis / "errors_ap.csv").unlink(missing_ok=True)  # megabytes that nothing reads
+        (cell.diagnosis / RULES_READ).write_text(digest_of(RULES), encoding="ascii")
     summary = cell.summary()
     assert summary is not None
     return summary
 
 
-def hyp_file(cell: Cell) -> tuple[Path, str]:
-    """Return the hyp file of a cell and what was advised, '' where nothing was."""
+def diagnose_by_present_rules(plain: Cell, device: str) -> dict[str, Any]:
+    """Return the summary of a run without remedy, diagnosed again where its advice follows other rules than today's.
+
+    Raises:
+        WorkError: it is not trained, or the diagnosis failed.
+    """
+    if state_of(plain) != "trained":
+        raise WorkError(f"{plain.title}: it is not trained, so that there is no advice from it")
+    read = plain.diagnosis / RULES_READ
+    if not read.exists() or read.read_text(encoding="ascii") != digest_of(RULES):
+        shutil.rmtree(plain.diagnosis, ignore_errors=True)
+    return diagnose(plain, device, None)
+
+
+def hyp_file(cell: Cell, device: str) -> tuple[Path, str]:
+    """Return the hyp file of a cell and what was advised, '' where nothing was.
+
+    Raises:
+        WorkError: it is the advice, and there is no run without remedy to diagnose.
+    """
     if cell.arm.name == ADVICE:
         plain = cell.plain()
-        summary = plain.summary()
-        if summary is None:
-            raise WorkError(f"{cell.title}: the run without remedy of this seed has no diagnosis")
+        summary = diagnose_by_present_rules(plain, device)
         return plain.diagnosis / "advice.yaml", advised(summary)
     file = cell.setup.work / "hyps" / f"{cell.arm.name}-{cell.settings()}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,9 @@ def measure(cell: Cell, devices: Sequence[str]) -> tuple[Cost, Cost]:
             )
             for number in range(len(devices))
         ]
-        trained.append(_seconds(shorts, devices, lambda short, device: train(short, hyp_file(short)[0], device)))
+        trained.append(
+            _seconds(shorts, devices, lambda short, device: train(short, hyp_file(short, device)[0], device))
+        )
     closing = _seconds(shorts, devices, lambda short, device: diagnose(short, device, short.last))
     image = (trained[1] - trained[0]).clip(0) / ((EPOCHS[1] - EPOCHS[0]) * data.images)
     run = (trained[0] - EPOCHS[0] * data.images * image).clip(0) + closing
