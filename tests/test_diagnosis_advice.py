@@ -15,6 +15,7 @@ from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.fact_table import FACTS, fill
 from utils.diagnosis.fail_on import check_tests, read_tests
 from utils.diagnosis.rules import DEFAULT_RULES, Condition, read_rules
+from utils.diagnosis.runs import class_gain
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.yaml_files import read_yaml
@@ -40,9 +41,10 @@ def ids(facts: Facts, rules: Any = RULES) -> list[str]:
     return list(dict.fromkeys(line.rule for line in advise(rules, facts, BASE).lines))
 
 
-def test_every_rule_of_the_specification_is_there_with_its_evidence() -> None:
+def test_every_rule_is_there_with_its_evidence() -> None:
+    """R1 to R12, and R13, which the grid of docs/evidence.md brought."""
     numbers = {rule.id.rstrip("abcd") for rule in RULES}
-    assert numbers == {f"R{number}" for number in range(1, 13)}
+    assert numbers == {f"R{number}" for number in range(1, 14)}
     for rule in RULES:
         assert "{" in rule.evidence, f"{rule.id} names no measured value"
         assert rule.suggestion and rule.title
@@ -82,6 +84,12 @@ def test_every_rule_of_the_specification_is_there_with_its_evidence() -> None:
         (Facts(comparisons=[COMPARISON]), ["R12"]),
         (Facts(comparisons=[{**COMPARISON, "compare_low": 0.1}]), []),
         (Facts({"largest_error": "none"}), []),
+        (Facts({"largest_error": "Cls", "class_gain": 0.049}), ["R13"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.05}), []),
+        (Facts({"largest_error": "Bkg", "delta_bkg": 1.0, "class_gain": 0.02, "largest_pair_share": 0.15}),
+         ["R13", "R6"]),
+        (Facts({"largest_error": "Loc", "delta_loc": 1.0, "class_gain": 0.02, "largest_pair_share": 0.14}), ["R8"]),
+        (Facts({"largest_error": "Cls", "largest_pair_share": 0.9}), []),
     ],
 )  # fmt: skip
 def test_rules_fire_on_their_evidence(facts: Facts, expected: list[str]) -> None:
@@ -139,6 +147,19 @@ def test_fill_reads_values_and_nothing_of_them() -> None:
     assert fill("{a:.1%} of {b}, {c}", {"a": 0.123, "b": "x", "c": None}) == "12.3 % of x, not measured"
     assert fill("{a:,} {b:d}", {"a": 12345, "b": 2.6}) == "12,345 3"
     assert fill("{a.__class__} {a[0]}", {"a": 1}) == "not measured not measured"
+
+
+@pytest.mark.parametrize(
+    ("base", "nc", "gain"),
+    [
+        (({"cls": 0.5}, "runs/train/exp/hyp.yaml"), 80, 0.5),  # COCO: as the file says
+        (({"cls": 2.0}, "this run"), 3, 0.075),
+        (({"lr0": 0.1}, "this run"), 3, None),
+        ((BASE, "hyp.scratch-low.yaml"), 3, None),  # the run's own settings are not known
+    ],
+)
+def test_gain_of_the_class_loss(base: tuple[dict[str, Any], str], nc: int, gain: float | None) -> None:
+    assert class_gain(base, nc) == (None if gain is None else pytest.approx(gain))
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -300,11 +300,13 @@ def test_diagnose_run_takes_predictions_and_a_log(sample: tuple[Path, Path], tmp
     pred = sort_predictions(views.a.image, views.a.boxes, views.a.conf, wrong)
     summary = diagnose_run(
         str(sample[0]), tmp_path / "run" / "diagnosis", views=Views(pred, pred, b_exact=True), gt=gt, conf=0.25,
-        hyp={"lr0": 0.02, "lrf": 0.1}, log=Log(), step=7, noplots=True,
+        hyp={"lr0": 0.02, "lrf": 0.1, "cls": 0.5}, log=Log(), step=7, noplots=True,
     )  # fmt: skip
     assert summary["errors"]["pairs"][0]["true"] == 0 and summary["errors"]["operating"]["counts"]["misclassified"] == 8
     assert (tmp_path / "run" / "diagnosis" / "report.html").is_file()
-    assert Hyperparameters.load(tmp_path / "run" / "diagnosis" / "advice.yaml").lr0 == 0.02
+    advised = Hyperparameters.load(tmp_path / "run" / "diagnosis" / "advice.yaml")
+    assert (advised.lr0, advised.cls) == (0.02, 2.0)  # R13: every object of class 0 misnamed, and a small class loss
+    assert summary["run"]["class_gain"] == pytest.approx(0.5 * len(gt.names) / 80)
     assert ("errors/Cls/count", 7) in written["scalars"] and ("errors/Cls/delta_map50", 7) in written["scalars"]
     assert [step for _, step in written["images"]] == [7]
     assert written["images"][0][0].startswith("confusions/_script_alert_1___script__taken_for_")

@@ -13,6 +13,7 @@ WRONG_LABELS = ("L12", "L15", "L17", "L22")
 GRID = 32
 LARGER = 1.5
 SIZES = "nsmlx"
+SEEN = 2  # objects from which a confusion's share is no accident of one
 
 
 def collect_facts(summary: Mapping[str, Any]) -> Facts:
@@ -39,7 +40,7 @@ def _setting_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "images": data.get("images"), "objects": data.get("objects"), "data": data.get("yaml"),
         "weights": run.get("weights"), "model": run.get("model"), "larger_model": larger, "imgsz": imgsz,
         "larger_imgsz": None if not imgsz else round(imgsz * LARGER / GRID) * GRID,
-        **{key: run.get(key) for key in ("folder", "advice_file", "thresholds_file")},
+        **{key: run.get(key) for key in ("class_gain", "folder", "advice_file", "thresholds_file")},
     }  # fmt: skip
 
 
@@ -87,6 +88,7 @@ def _error_facts(errors: Mapping[str, Any]) -> dict[str, Any]:
         "map50": tide["map"], "largest_error": kind, "largest_delta": cost,
         **{f"delta_{name.lower()}": value for name, value in tide["delta"].items()},
         "symmetric_share": both, "rare_share": rare, "top_pairs": named_pairs(errors["pairs"]) or None,
+        "largest_pair_share": max((p["share"] for p in errors["pairs"] if p["count"] >= SEEN), default=0.0),
         "background_errors": counts["background"], "missed": counts["missed"], "duplicates": counts["duplicate"],
         "missed_share": _share(counts["missed"], counts["objects"]),
         "missed_small_share": errors["missed_small_share"],

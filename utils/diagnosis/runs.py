@@ -16,6 +16,7 @@ from utils.diagnosis.inputs import Views, load_ground_truth, load_predictions
 from utils.diagnosis.judge import Judged, judge
 from utils.diagnosis.tide import tide
 from utils.errors import InputError
+from utils.hyperparameters import NOMINAL_CLASSES
 from utils.paths import ROOT, check_file, check_yaml
 from utils.yaml_files import read_yaml
 
@@ -93,6 +94,19 @@ def base_hyp(opt: argparse.Namespace) -> tuple[dict[str, Any], str]:
         if beside.is_file():
             return read_yaml(beside), str(beside)
     return read_yaml(DEFAULT_HYP), DEFAULT_HYP.name
+
+
+def class_gain(base: tuple[Mapping[str, Any], str], nc: int) -> float | None:
+    """Return the gain of the class loss as it was trained with; None where the run's own settings are not known.
+
+    Args:
+        base: of ``base_hyp``.
+        nc: classes.
+    """
+    settings, source = base
+    if source == DEFAULT_HYP.name or settings.get("cls") is None:
+        return None
+    return settings["cls"] * nc / NOMINAL_CLASSES
 
 
 # Training images ------------------------------------------------------------------------------------------------------
