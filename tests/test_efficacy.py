@@ -27,7 +27,7 @@ from efficacy_parts import analysis, arms, cells, figures, grid, report, results
 from utils.balance.loss_names import COMPOSITES, LOSS_PARAMETERS  # noqa: E402
 from utils.errors import InputError, WorkError  # noqa: E402
 from utils.hyperparameters import SAMPLERS, WEIGHT_SCHEMES  # noqa: E402
-from utils.yaml_files import read_yaml  # noqa: E402
+from utils.yaml_files import read_yaml, write_yaml  # noqa: E402
 
 BASE = read_yaml(arms.BASE)
 
@@ -383,9 +383,13 @@ def test_advice_follows_the_present_rules(tmp_path: Path, stub: Stub, monkeypatc
     plain, advice = make_cells(tmp_path, stub)
     cells.finish(plain, "cpu")
     (plain.diagnosis / "advice.yaml").write_text("by the old rules")
-    rules = tmp_path / "rules.yaml"
-    rules.write_text("new rules")
-    monkeypatch.setattr(cells, "RULES", rules)
+    rules = read_yaml(cells.RULES)
+    for place, key, value in ((0, "title", "another text"), (1, "changes", {"cls": 3.0})):
+        rules["rules"][place][key] = value
+        write_yaml(tmp_path / f"{key}.yaml", rules)
+        monkeypatch.setattr(cells, "RULES", tmp_path / f"{key}.yaml")
+        assert cells.hyp_file(advice, "cpu")[0] == plain.diagnosis / "advice.yaml"
+        assert len(stub.calls) == 2 + place, "texts decide nothing"
     cells.finish(advice, "cpu")
     assert [words[0] for words in stub.calls] == ["train.py", "diagnose.py", "diagnose.py", "train.py", "diagnose.py"]
     assert "--compare" not in stub.calls[2]

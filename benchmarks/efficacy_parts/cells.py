@@ -20,12 +20,13 @@ from efficacy_parts.figures import advised, image_intervals, run_figures
 from efficacy_parts.sets import DataSet
 from utils.errors import WorkError
 from utils.parts_drawing.settings import VERSION
-from utils.yaml_files import write_yaml
+from utils.yaml_files import read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "data" / "diagnosis_rules.yaml"
 TRAINED = "trained"  # empty file in the folder of a run whose training has ended
 RULES_READ = "rules.sha256"  # in the folder of a diagnosis: of the rules that its advice follows
+RULE_TEXTS = {"title", "evidence", "suggestion", "command"}
 LONGEST_LINE = 300  # characters of a log line that an error message repeats
 
 Runner = Callable[[Sequence[str], Path, dict[str, str]], int]
@@ -35,6 +36,13 @@ Runner = Callable[[Sequence[str], Path, dict[str, str]], int]
 def digest_of(path: Path) -> str:
     """Return the sha256 of a file, which must not change while this program runs."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def digest_of_rules(path: Path) -> str:
+    """Return the sha256 of what the rules of a file decide; their texts may change."""
+    rules = [{key: value for key, value in rule.items() if key not in RULE_TEXTS} for rule in read_yaml(path)["rules"]]
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Cell:
             "images": self.data.images,
         }  # fmt: skip
         if self.arm.name == ADVICE:
-            facts["hyp"] = ["advice", self.plain().settings(), digest_of(RULES)]
+            facts["hyp"] = ["advice", self.plain().settings(), digest_of_rules(RULES)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
     def plain(self) -> Cell:
@@ -238,7 +246,7 @@ def diagnose(cell: Cell, device: str, compared: Path | None) -> dict[str, Any]:
     if cell.summary() is None:
         _call(cell, diagnose_words(cell, device, compared), device)
         (cell.diagnosis / "errors_ap.csv").unlink(missing_ok=True)  # megabytes that nothing reads
-        (cell.diagnosis / RULES_READ).write_text(digest_of(RULES), encoding="ascii")
+        (cell.diagnosis / RULES_READ).write_text(digest_of_rules(RULES), encoding="ascii")
     summary = cell.summary()
     assert summary is not None
     return summary
@@ -253,7 +261,7 @@ def diagnose_by_present_rules(plain: Cell, device: str) -> dict[str, Any]:
     if state_of(plain) != "trained":
         raise WorkError(f"{plain.title}: it is not trained, so that there is no advice from it")
     read = plain.diagnosis / RULES_READ
-    if not read.exists() or read.read_text(encoding="ascii") != digest_of(RULES):
+    if not read.exists() or read.read_text(encoding="ascii") != digest_of_rules(RULES):
         shutil.rmtree(plain.diagnosis, ignore_errors=True)
     return diagnose(plain, device, None)
 
