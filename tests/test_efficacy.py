@@ -200,7 +200,7 @@ ROWS = [
     a_row("none", 0, 10.0), a_row("none", 1, 14.0), a_row("none", 2, 12.0),
     a_row("focal", 0, 15.0, map50_low=-1.0, map50_high=3.0, rarest_low=0.0, rarest_high=4.0),
     a_row("focal", 1, 16.0, map50_low=-3.0, map50_high=1.0, rarest_low=2.0, rarest_high=6.0),
-    a_row("focal", 7, 99.0), a_row("mixup", 1, 13.0),
+    a_row("focal", 7, 99.0), a_row("mixup", 1, 13.0, misclassified=7.0),
 ]  # fmt: skip
 
 
@@ -519,6 +519,7 @@ def test_the_page_has_every_marker_once_and_keeps_its_text(tmp_path: Path) -> No
     text = page.read_text()
     assert "| focal | +3.5 ± 2.1 **+** | +0.0 ± 0.0 |" in text
     assert "| mixup | −1.0 | +0.0 |" in text
+    assert "| mixup | −3.0 | +0.0 |" in text  # misclassified, F1
     assert "parts, seed 0, the doctor: sampler repeat_factor." in text
     assert "parts, advice, seed 0, run again: identical." in text
     assert "2 rows of the CSV file have other settings" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ TITLES = {
     "map50": "mAP50", "map": "mAP50-95", "rare": "rare", "frequent": "frequent", "worst": "worst",
     "misclassified": "misclassified", "rare_misclassified": "rare misclassified", "f1": "F1",
 }  # fmt: skip
+OVERVIEW = {"rare": "rare", "map": "all"}  # figures of the first table and their heads
+CLASS_ERRORS = {"misclassified": "misclassified", "f1": "F1"}  # of the second
 SHOWN = {"rare": "AP of the rare third", "map": "mAP50-95"}  # figures of the picture
 WIDTH, ROW_HEIGHT, DPI = 10.0, 0.27, 88  # inches, inches, dots per inch
 
@@ -46,18 +48,18 @@ def change(found: Difference | None) -> str:
     return f"{text} {MARKS[found.verdict]}".strip()
 
 
-def overview(results: Sequence[ArmResult]) -> list[str]:
-    """Return the table of differences of the rare third and of mAP50-95, an arm a row, two columns a set."""
+def differences(results: Sequence[ArmResult], figures: Mapping[str, str]) -> list[str]:
+    """Return the table of differences in some figures, given with their heads: an arm a row, all figures of a set."""
     sets = list(dict.fromkeys(result.data for result in results))
     arms = list(dict.fromkeys(result.arm for result in results if result.arm != NONE))
     cell = {(result.data, result.arm): result for result in results}
-    heads = [f"{name}: {what}" for name in sets for what in ("rare", "all")]
+    heads = [f"{name}: {what}" for name in sets for what in figures.values()]
     lines = [f"| arm | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for arm in arms:
         texts = []
         for name in sets:
             found = cell[name, arm].difference if (name, arm) in cell else {}
-            texts += [change(found.get("rare")), change(found.get("map"))]
+            texts += [change(found.get(figure)) for figure in figures]
         lines.append(f"| {arm} | {' | '.join(texts)} |")
     return lines
 
@@ -148,7 +150,8 @@ def write_page(
         raise InputError(f"--page {page}: no such file; it needs the markers of docs/evidence.md")
     figures = [f"- {name}: {about}." for name, about in FIGURES.items()]
     parts = {
-        "arms": arm_table(), "figures": figures, "runs": runs_table(rows, left_out), "overview": overview(results),
+        "arms": arm_table(), "figures": figures, "runs": runs_table(rows, left_out),
+        "overview": differences(results, OVERVIEW), "errors": differences(results, CLASS_ERRORS),
         "tables": full_tables(results),
     }  # fmt: skip
     write_whole(page, updated(page.read_text(encoding="utf-8"), parts))
