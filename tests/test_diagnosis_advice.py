@@ -109,6 +109,16 @@ def test_wrong_labels_hold_changes_of_the_loss_back() -> None:
     assert not advice.changes and advice.hyp == BASE
 
 
+def test_class_gain_comes_before_other_changes_of_the_loss() -> None:
+    """R13: class weights are held back while the whole class loss is small, samplers are not."""
+    run = {"largest_error": "Cls", "class_gain": 0.04}
+    both, few = {**PAIR, "repeat_factor": 1.1}, {**PAIR, "true": "nut"}
+    advice = advise(RULES, Facts(run, [], [both, few]), BASE)
+    assert [line.rule for line in advice.lines] == ["R13b", "R4a"]
+    assert [(line.rule, line.held_back_by) for line in advice.held_back] == [("R4b", "R13b")]
+    assert (advice.hyp["cls"], advice.hyp["sampler"], "cls_weights" in advice.hyp) == (1.0, "repeat_factor", False)
+
+
 def test_texts_carry_the_measured_values() -> None:
     facts = Facts(
         {"largest_error": "Cls", "data": "my set.yaml", "advice_file": "runs/a.yaml", "imgsz": 320}, [], [PAIR]
