@@ -15,7 +15,7 @@ from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.fact_table import FACTS, fill
 from utils.diagnosis.fail_on import check_tests, read_tests
 from utils.diagnosis.rules import DEFAULT_RULES, Condition, read_rules
-from utils.diagnosis.runs import class_gain
+from utils.diagnosis.runs import class_gains
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.yaml_files import read_yaml
@@ -84,13 +84,15 @@ def test_every_rule_is_there_with_its_evidence() -> None:
         (Facts(comparisons=[COMPARISON]), ["R12"]),
         (Facts(comparisons=[{**COMPARISON, "compare_low": 0.1}]), []),
         (Facts({"largest_error": "none"}), []),
-        (Facts({"largest_error": "Cls", "class_gain": 0.034}), ["R13a"]),
-        (Facts({"largest_error": "Cls", "class_gain": 0.035}), ["R13b"]),
-        (Facts({"largest_error": "Cls", "class_gain": 0.049}), ["R13b"]),
-        (Facts({"largest_error": "Cls", "class_gain": 0.05}), []),
-        (Facts({"largest_error": "Bkg", "delta_bkg": 1.0, "class_gain": 0.02, "largest_pair_share": 0.15}),
+        (Facts({"largest_error": "Cls", "class_gain": 0.034, "cls": 0.5}), ["R13a"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.035, "cls": 0.5}), ["R13b"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.049, "cls": 0.99}), ["R13b"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.045, "cls": 1.2}), []),  # 1.0 would lower it
+        (Facts({"largest_error": "Cls", "class_gain": 0.05, "cls": 0.5}), []),
+        (Facts({"largest_error": "Bkg", "delta_bkg": 1.0, "class_gain": 0.02, "cls": 0.5, "largest_pair_share": 0.15}),
          ["R13a", "R6"]),
-        (Facts({"largest_error": "Loc", "delta_loc": 1.0, "class_gain": 0.02, "largest_pair_share": 0.14}), ["R8"]),
+        (Facts({"largest_error": "Loc", "delta_loc": 1.0, "class_gain": 0.02, "cls": 0.5, "largest_pair_share": 0.14}),
+         ["R8"]),
         (Facts({"largest_error": "Cls", "largest_pair_share": 0.9}), []),
     ],
 )  # fmt: skip
@@ -111,7 +113,7 @@ def test_wrong_labels_hold_changes_of_the_loss_back() -> None:
 
 def test_class_gain_comes_before_other_changes_of_the_loss() -> None:
     """R13: class weights are held back while the whole class loss is small, samplers are not."""
-    run = {"largest_error": "Cls", "class_gain": 0.04}
+    run = {"largest_error": "Cls", "class_gain": 0.04, "cls": 0.5}
     both, few = {**PAIR, "repeat_factor": 1.1}, {**PAIR, "true": "nut"}
     advice = advise(RULES, Facts(run, [], [both, few]), BASE)
     assert [line.rule for line in advice.lines] == ["R13b", "R4a"]
@@ -171,7 +173,8 @@ def test_fill_reads_values_and_nothing_of_them() -> None:
     ],
 )
 def test_gain_of_the_class_loss(base: tuple[dict[str, Any], str], nc: int, gain: float | None) -> None:
-    assert class_gain(base, nc) == (None if gain is None else pytest.approx(gain))
+    found = class_gains(base, nc)
+    assert found == {"cls": None if gain is None else base[0]["cls"], "class_gain": gain and pytest.approx(gain)}
 
 
 # The table ------------------------------------------------------------------------------------------------------------

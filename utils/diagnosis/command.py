@@ -147,7 +147,7 @@ class Diagnosis:
             "weights": weights, "predictions": self.views.a.source if self.views else opt.pred, "imgsz": opt.imgsz,
             "model": facts["model"], "parameters": facts["parameters"], "folder": str(self.folder),
             "advice_file": str(self.folder / "advice.yaml"), "thresholds_file": str(self.folder / "thresholds.yaml"),
-            "class_gain": runs.class_gain(self.base, int(self.facts["nc"])), "map50_train": None,
+            **runs.class_gains(self.base, int(self.facts["nc"])), "map50_train": None,
         }  # fmt: skip
 
     # Tasks --------------------------------------------------------------------------------------------------------

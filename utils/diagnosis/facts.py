@@ -40,7 +40,7 @@ def _setting_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "images": data.get("images"), "objects": data.get("objects"), "data": data.get("yaml"),
         "weights": run.get("weights"), "model": run.get("model"), "larger_model": larger, "imgsz": imgsz,
         "larger_imgsz": None if not imgsz else round(imgsz * LARGER / GRID) * GRID,
-        **{key: run.get(key) for key in ("class_gain", "folder", "advice_file", "thresholds_file")},
+        **{key: run.get(key) for key in ("cls", "class_gain", "folder", "advice_file", "thresholds_file")},
     }  # fmt: skip
 
 

@@ -96,17 +96,18 @@ def base_hyp(opt: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return read_yaml(DEFAULT_HYP), DEFAULT_HYP.name
 
 
-def class_gain(base: tuple[Mapping[str, Any], str], nc: int) -> float | None:
-    """Return the gain of the class loss as it was trained with; None where the run's own settings are not known.
+def class_gains(base: tuple[Mapping[str, Any], str], nc: int) -> dict[str, float | None]:
+    """Return the gain ``cls`` of the class loss and ``class_gain``, that with which it was trained.
+
+    Both are None where the run's own settings are not known.
 
     Args:
         base: of ``base_hyp``.
         nc: classes.
     """
     settings, source = base
-    if source == DEFAULT_HYP.name or settings.get("cls") is None:
-        return None
-    return settings["cls"] * nc / NOMINAL_CLASSES
+    cls = None if source == DEFAULT_HYP.name else settings.get("cls")
+    return {"cls": cls, "class_gain": None if cls is None else cls * nc / NOMINAL_CLASSES}
 
 
 # Training images ------------------------------------------------------------------------------------------------------
