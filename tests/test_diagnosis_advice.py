@@ -15,7 +15,7 @@ from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.fact_table import FACTS, fill
 from utils.diagnosis.fail_on import check_tests, read_tests
 from utils.diagnosis.rules import DEFAULT_RULES, Condition, read_rules
-from utils.diagnosis.runs import class_gains
+from utils.diagnosis.runs import BaseHyp, class_gains
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.yaml_files import read_yaml
@@ -166,15 +166,17 @@ def test_fill_reads_values_and_nothing_of_them() -> None:
 @pytest.mark.parametrize(
     ("base", "nc", "gain"),
     [
-        (({"cls": 0.5}, "runs/train/exp/hyp.yaml"), 80, 0.5),  # COCO: as the file says
-        (({"cls": 2.0}, "this run"), 3, 0.075),
-        (({"lr0": 0.1}, "this run"), 3, None),
-        ((BASE, "hyp.scratch-low.yaml"), 3, None),  # the run's own settings are not known
+        (BaseHyp({"cls": 0.5}, "runs/train/exp/hyp.yaml"), 80, 0.5),  # COCO: as the file says
+        (BaseHyp({"cls": 2.0}, "this run"), 3, 0.075),
+        (BaseHyp({"lr0": 0.1}, "this run"), 3, None),
+        (BaseHyp(BASE, "hyp.scratch-low.yaml"), 3, 0.01875),  # named by the user
+        (BaseHyp(BASE, "hyp.scratch-low.yaml", of_run=False), 3, None),
     ],
 )
-def test_gain_of_the_class_loss(base: tuple[dict[str, Any], str], nc: int, gain: float | None) -> None:
+def test_gain_of_the_class_loss(base: BaseHyp, nc: int, gain: float | None) -> None:
     found = class_gains(base, nc)
-    assert found == {"cls": None if gain is None else base[0]["cls"], "class_gain": gain and pytest.approx(gain)}
+    assert found["class_gain"] == (None if gain is None else pytest.approx(gain))
+    assert found["cls"] == (None if gain is None else base.settings["cls"])
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import efficacy  # noqa: E402
-from efficacy_parts import analysis, arms, cells, figures, grid, report, results, sets  # noqa: E402
+from efficacy_parts import again, analysis, arms, cells, figures, grid, report, results, sets  # noqa: E402
 
 from utils.balance.loss_names import COMPOSITES, LOSS_PARAMETERS  # noqa: E402
 from utils.errors import InputError, WorkError  # noqa: E402
@@ -378,6 +378,15 @@ def test_advice_trains_with_what_the_doctor_wrote(tmp_path: Path, stub: Stub) ->
     assert row["note"] == "sampler repeat_factor"
 
 
+def test_a_cell_compared_again_is_trained_again(tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = make_cells(tmp_path, stub, ["none"])
+    cells.finish(cell, "cpu")
+    monkeypatch.setattr(again, "weight_difference", lambda first, second: 0.0)
+    for _ in range(2):
+        assert again.run_again(cell, "cpu") == again.IDENTICAL
+    assert [words[0] for words in stub.calls].count("train.py") == 3
+
+
 def test_advice_follows_the_present_rules(tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules that changed after the run without remedy was diagnosed: it is diagnosed again, and not trained again."""
     plain, advice = make_cells(tmp_path, stub)
@@ -465,9 +474,9 @@ def test_a_grid_runs_every_cell_once_and_goes_on_after_a_stop(tmp_path: Path, jo
     assert 5 <= len(done) < 12 and len(set(done)) == len(done)
     second = Finisher()
     second.known = tuple(first.ended)
-    again = grid.Grid(todo, results.Results(path), second, lambda _: None)
-    again.start(["cpu"] * jobs)
-    assert again.wait() == {}
+    second_grid = grid.Grid(todo, results.Results(path), second, lambda _: None)
+    second_grid.start(["cpu"] * jobs)
+    assert second_grid.wait() == {}
     repeated = set(first.ended) & set(second.ended)
     assert all(" none " in title for title in repeated)  # their weights are gone, and are needed
     assert set(first.ended) | set(second.ended) == {cell.title for cell in todo}

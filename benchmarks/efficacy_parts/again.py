@@ -27,7 +27,7 @@ def run_again(cell: Cell, device: str) -> str:
     twin = replace(cell, setup=replace(cell.setup, work=cell.setup.work / "again"))
     if twin.summary() is not None:  # of an earlier comparison
         for folder in (twin.folder, twin.diagnosis):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     train(twin, hyp, device)
     second = diagnose(twin, device, cell.last)
     apart = weight_difference(cell.last, twin.last)

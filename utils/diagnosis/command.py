@@ -66,7 +66,7 @@ class Diagnosis:
 
     opt: argparse.Namespace
     facts: dict[str, Any]
-    base: tuple[Mapping[str, Any], str]
+    base: runs.BaseHyp
     rules: list[Rule]
     gt: GroundTruth | None = None
     views: Views | None = None
@@ -277,8 +277,8 @@ class Diagnosis:
     def advise(self) -> None:
         """Apply the rules and write advice.yaml."""
         self.advice_facts = collect_facts(self.summary)
-        advice = advise(self.rules, self.advice_facts, self.base[0])
-        write_advice(self.folder / "advice.yaml", advice, base=self.base[1], run=str(self.folder))
+        advice = advise(self.rules, self.advice_facts, self.base.settings)
+        write_advice(self.folder / "advice.yaml", advice, base=self.base.source, run=str(self.folder))
         self._file("advice.yaml", "hyp file with the suggested settings, for train.py --hyp")
         self.summary["advice"] = advice.to_dict()
         self.summary["verdict"] = verdict(self.summary, self.advice_facts)
@@ -407,8 +407,8 @@ def _prepared(
 
     check_options(opt, has_predictions=views is not None)
     rules = read_rules(opt.rules)
-    base = (hyp, "this run") if hyp is not None else runs.base_hyp(opt)
-    Hyperparameters.from_dict(base[0], source=base[1], strict=False)
+    base = runs.BaseHyp(hyp, "this run") if hyp is not None else runs.base_hyp(opt)
+    Hyperparameters.from_dict(base.settings, source=base.source, strict=False)
     if isinstance(opt.data, (str, Path)):
         opt.data = check_file(opt.data)
         facts = check_dataset(opt.data, splits=(opt.split,))

@@ -13,7 +13,7 @@ WRONG_LABELS = ("L12", "L15", "L17", "L22")
 GRID = 32
 LARGER = 1.5
 SIZES = "nsmlx"
-SEEN = 2  # objects from which a confusion's share is no accident of one
+SEEN = 2  # a single confused object tells nothing of a class
 
 
 def collect_facts(summary: Mapping[str, Any]) -> Facts:

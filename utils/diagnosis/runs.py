@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,33 +80,36 @@ def model_facts(weights: Sequence[str] | None) -> dict[str, Any]:
     return {"model": Path(name).stem if name else None, "parameters": parameters}
 
 
-def base_hyp(opt: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Return the hyperparameters that the advice starts from, and where they come from.
+class BaseHyp(NamedTuple):
+    """Hyperparameters that the advice starts from, where they come from, and whether the run was trained with them."""
+
+    settings: Mapping[str, Any]
+    source: str
+    of_run: bool = True
+
+
+def base_hyp(opt: argparse.Namespace) -> BaseHyp:
+    """Return --hyp, the hyp.yaml beside the weights, or for want of both those of hyp.scratch-low.yaml.
 
     Raises:
         InputError: --hyp cannot be read.
     """
     if opt.hyp:
         path = Path(check_yaml(opt.hyp))
-        return read_yaml(path), str(path)
+        return BaseHyp(read_yaml(path), str(path))
     if opt.weights and len(opt.weights) == 1:
         beside = Path(opt.weights[0]).parent.parent / "hyp.yaml"
         if beside.is_file():
-            return read_yaml(beside), str(beside)
-    return read_yaml(DEFAULT_HYP), DEFAULT_HYP.name
+            return BaseHyp(read_yaml(beside), str(beside))
+    return BaseHyp(read_yaml(DEFAULT_HYP), DEFAULT_HYP.name, of_run=False)
 
 
-def class_gains(base: tuple[Mapping[str, Any], str], nc: int) -> dict[str, float | None]:
+def class_gains(base: BaseHyp, nc: int) -> dict[str, float | None]:
     """Return the gain ``cls`` of the class loss and ``class_gain``, that with which it was trained.
 
     Both are None where the run's own settings are not known.
-
-    Args:
-        base: of ``base_hyp``.
-        nc: classes.
     """
-    settings, source = base
-    cls = None if source == DEFAULT_HYP.name else settings.get("cls")
+    cls = base.settings.get("cls") if base.of_run else None
     return {"cls": cls, "class_gain": None if cls is None else cls * nc / NOMINAL_CLASSES}
 
 
