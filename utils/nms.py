@@ -94,7 +94,10 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
     sound = bool(objectness.sum(dtype=torch.float32).isfinite())
     for first, last in _groups(chosen.sum(1).tolist()):
         rows, image = _rows_of(prediction[first:last], chosen[first:last], labels[first:last], nc)
-        sound = sound and bool(rows[:, :4].sum().isfinite())
+        if not bool(rows[:, :4].sum().isfinite()):  # where the sum is, each of its terms is
+            sound = False
+            finite = rows[:, :4].isfinite().all(1)
+            rows, image = rows[finite], image[finite]
         table, image = _candidates(rows, image, options)
         counts = torch.bincount(image, minlength=last - first).tolist()
         output += [_suppress(part, options) for part in table.split(counts)]
@@ -131,8 +134,9 @@ def _rows_of(
     prediction: torch.Tensor, chosen: torch.Tensor, labels: Sequence, nc: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the chosen rows (n, columns) as float32 and their image numbers (n,), labels appended as certain rows."""
-    image, row = chosen.nonzero(as_tuple=True)
-    rows = prediction[image, row].float()
+    place = _true_places(chosen)
+    image = place.div(chosen.shape[1], rounding_mode="floor")
+    rows = prediction.flatten(0, 1).index_select(0, place).float()  # four times as fast as [image, row]
     for i, known in enumerate(labels):
         if len(known):
             known = torch.as_tensor(known, dtype=torch.float32, device=rows.device)
@@ -143,6 +147,13 @@ def _rows_of(
             rows = torch.cat((rows, extra))
             image = torch.cat((image, image.new_full((len(known),), i)))
     return rows, image
+
+
+def _true_places(mask: torch.Tensor) -> torch.Tensor:
+    """Return where a mask is true, rising (n,), its elements numbered row by row; in main memory numpy looks faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero()[:, 0]
 
 
 def _candidates(rows: torch.Tensor, image: torch.Tensor, options: _Options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,17 +167,17 @@ def _candidates(rows: torch.Tensor, image: torch.Tensor, options: _Options) -> t
     scores = rows[:, 5:end]
     if options.multi_label:
         limit = options.conf_thres if options.class_thres is None else options.class_thres
-        row, best = (scores > limit).nonzero(as_tuple=True)
+        place = _true_places(scores > limit)
+        row, best = place.div(options.nc, rounding_mode="floor"), place % options.nc
         confidence = scores[row, best]
     else:
         confidence, best = scores.max(1)
         limit = options.conf_thres if options.class_thres is None else options.class_thres[best]
-        row = (confidence > limit).nonzero().squeeze(1)
+        row = _true_places(confidence > limit)
         confidence, best = confidence[row], best[row]
-    keep = rows[:, :4].isfinite().all(1)[row]
     if options.classes is not None:
-        keep &= torch.isin(best, torch.tensor(options.classes, dtype=best.dtype, device=best.device))
-    row, best, confidence = row[keep], best[keep], confidence[keep]
+        keep = torch.isin(best, torch.tensor(options.classes, dtype=best.dtype, device=best.device))
+        row, best, confidence = row[keep], best[keep], confidence[keep]
 
     image = image[row]
     order = _order(image, confidence)
