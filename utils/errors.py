@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
+from utils.openmp import limit_spinning
+
 BAD_INPUT_STATUS = 2
 FAILED_WORK_STATUS = 1
 INTERRUPTED_STATUS = 130
@@ -60,8 +62,10 @@ def run_command(main: Callable[[], object]) -> None:
 
     An InputError or WorkError becomes its message on stderr and its exit status, without a traceback unless the
     environment variable YOLOV5_TRACEBACK is set. An interrupt from the keyboard becomes status 130, and changes nothing
-    once the work is done. Anything else is a defect and keeps its traceback.
+    once the work is done. Anything else is a defect and keeps its traceback. What torch reads from the environment as it
+    is loaded is settled first.
     """
+    limit_spinning()
     try:
         main()
         if threading.current_thread() is threading.main_thread():

@@ -24,6 +24,9 @@ def main() -> None:
     sys.path.insert(0, str(HERE.parent))
     if not prefix:
         sys.path.insert(0, str(HERE.parents[1]))
+        from utils.openmp import limit_spinning
+
+        limit_spinning()  # as our commands do
     adapt_old_packages()
     import torch
 
