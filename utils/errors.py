@@ -62,8 +62,8 @@ def run_command(main: Callable[[], object]) -> None:
 
     An InputError or WorkError becomes its message on stderr and its exit status, without a traceback unless the
     environment variable YOLOV5_TRACEBACK is set. An interrupt from the keyboard becomes status 130, and changes nothing
-    once the work is done. Anything else is a defect and keeps its traceback. What torch reads from the environment as it
-    is loaded is settled first.
+    once the work is done. Anything else is a defect and keeps its traceback. What torch reads from the environment when
+    it is loaded is settled first.
     """
     limit_spinning()
     try:

@@ -12,9 +12,9 @@ ASKED = (SPINS, "OMP_WAIT_POLICY")  # set by the user, these decide
 def limit_spinning() -> None:
     """Let a thread that waits for another one sleep soon, unless the environment says how it should wait.
 
-    Kernels end together: each waits for the slowest one. Where other processes, such as loader workers, hold the slowest
-    one's core, waiting awake takes time from the very process that is waited for. GNU's library, which PyPI's torch for
-    Linux brings, reads the variable once, as it is loaded; others ignore it. Processes started later inherit it.
+    The threads of a kernel wait for the slowest of them. Where other processes, such as loader workers, hold its core,
+    waiting awake takes time from the very thread that is waited for. GNU's library, which PyPI's torch for Linux
+    brings, reads the variable once, as it is loaded; others ignore it. Processes started later inherit it.
     """
     if not any(name in os.environ for name in ASKED):
         os.environ[SPINS] = str(SHORT)
