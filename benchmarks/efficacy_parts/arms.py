@@ -100,10 +100,9 @@ TABLE = (
     # together
     Arm("hyp_focal", "hyp.focal.yaml as shipped", {}, True, HYPS / "hyp.focal.yaml"),
     Arm("hyp_balanced", "hyp.balanced.yaml as shipped", {}, True, HYPS / "hyp.balanced.yaml"),
-    Arm("balanced_cls_05", "the same, cls 0.5 as in YOLOv5", {"cls": 0.5}, file=HYPS / "hyp.balanced.yaml"),
-    Arm("balanced_cls_1", "the same, cls 1", {"cls": 1.0}, file=HYPS / "hyp.balanced.yaml"),
-    Arm("balanced_cls_15", "the same, cls 1.5", {"cls": 1.5}, file=HYPS / "hyp.balanced.yaml"),
-    Arm("balanced_cls_2", "the same, cls 2", {"cls": 2.0}, file=HYPS / "hyp.balanced.yaml"),
+    Arm("balanced_cls_05", "the same with YOLOv5's cls, 0.5", {"cls": 0.5}, file=HYPS / "hyp.balanced.yaml"),
+    Arm("balanced_cls_1", "the same with cls 1", {"cls": 1.0}, file=HYPS / "hyp.balanced.yaml"),
+    Arm("balanced_cls_2", "the same with cls 2", {"cls": 2.0}, file=HYPS / "hyp.balanced.yaml"),
     Arm(ADVICE, "advice.yaml of the doctor, from the run without remedy of the same seed", core=True),
 )  # fmt: skip
 ARMS = {arm.name: arm for arm in TABLE}
