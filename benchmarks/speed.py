@@ -4,6 +4,7 @@ python benchmarks/speed.py --list                                            # w
 python benchmarks/speed.py loss nms --peer ../peer/bin/python                # two layers against PyPI's yolov5
 python benchmarks/speed.py all --peer ../peer/bin/python --csv speed.csv     # everything, about an hour
 python benchmarks/speed.py step --device 0                                   # without a peer, on a GPU
+python benchmarks/speed.py step detect --beside 2 --peer ../peer/bin/python  # while two other processes compute
 
 The peer is an environment of its own with the PyPI package yolov5 (pip install --no-deps yolov5, and what its modules
 import). Both sides do equal work, which is checked first: numbers that differ by more than 0.1 % end the run. Turns
@@ -14,6 +15,7 @@ ours, above 1 is faster here) are printed. Memory is the process's peak for laye
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import math
 import os
@@ -31,7 +33,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
 
 from speed_parts.commands import COMMANDS  # noqa: E402
 from speed_parts.layers import LAYERS  # noqa: E402
-from speed_parts.processes import OURS, Program, Worker  # noqa: E402
+from speed_parts.processes import OURS, Program, Worker, busy_cores  # noqa: E402
 
 TOLERANCE = 1e-3
 
@@ -67,6 +69,7 @@ def parse_opt() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, or a CUDA device for the model's layers and commands")
     parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 8), help="of the commands' loaders")
     parser.add_argument("--ours", default="", help="further options of our command, such as '--weights x.onnx'")
+    parser.add_argument("--beside", type=int, default=0, metavar="N", help="processes that compute beside all turns")
     parser.add_argument("--csv", type=Path, help="write the table there as well; rows of other layers stay")
     parser.add_argument("--table", type=Path, help="print the table of such a CSV in Markdown, and time nothing")
     return parser.parse_args()
@@ -114,7 +117,8 @@ def time_layer(name: str, programs: list[Program], opt: argparse.Namespace, sett
     peaks = {key: max(t["peak"] for t in found) for key, found in turns.items()}
     limits = facts["ours"]["limits"]
     floor = ceilings(opt, settings).floor_seconds(limits) if limits else None
-    return row(name, LAYERS[name].unit, times, peaks, None if floor is None else floor / facts["ours"]["units"])
+    floor = None if floor is None else floor / facts["ours"]["units"]
+    return row(name + conditions(opt), LAYERS[name].unit, times, peaks, floor)
 
 
 def time_command(name: str, programs: list[Program], opt: argparse.Namespace, settings: dict, folder: Path) -> Row:
@@ -135,7 +139,13 @@ def time_command(name: str, programs: list[Program], opt: argparse.Namespace, se
                 peaks[program.name] = found.peak
             shutil.rmtree(place)
         same_work(name, checks, tolerance=0.011)
-    return row(name + (f" ({opt.ours})" if opt.ours else ""), COMMANDS[name].unit, times, peaks, None)
+    return row(name + conditions(opt, opt.ours), COMMANDS[name].unit, times, peaks, None)
+
+
+def conditions(opt: argparse.Namespace, *more: str) -> str:
+    """Return what a row's name says beside the layer or command."""
+    stated = [*more, f"beside {opt.beside}" if opt.beside else ""]
+    return "".join(f" ({text})" for text in stated if text)
 
 
 def same_work(name: str, checks: dict[str, dict[str, float]], tolerance: float = TOLERANCE) -> None:
@@ -245,12 +255,14 @@ def main() -> None:
         raise SystemExit(f"{', '.join(unknown)}: unknown, allowed are all, {', '.join(known)}")
     programs = [OURS] + ([Program("yolov5", opt.peer, opt.peer_prefix)] if opt.peer else [])
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="speed-") as temporary:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="speed-"))
         folder = Path(temporary)
         settings = {program.name: prepared(opt, folder, program) for program in programs}
         give_font(folder / "config")
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, device {opt.device}")
         print(header(), flush=True)
+        stack.enter_context(busy_cores(opt.beside))
         for name in chosen:
             time_it = time_layer if name in LAYERS else time_command
             rows.append(time_it(name, programs, opt, settings, folder))
