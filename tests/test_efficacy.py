@@ -46,6 +46,10 @@ def test_arms_change_what_they_name_and_nothing_else(arm: arms.Arm) -> None:
     assert changed or arm.flags or arm.name in {arms.NONE, arms.ADVICE}
 
 
+def test_arms_are_shown_in_the_order_of_the_table():
+    assert arms.in_order(["advice", "mixup", "fl_gamma", "mixup"]) == ["fl_gamma", "mixup", "advice"]
+
+
 def test_every_remedy_has_an_arm() -> None:
     values = [value for arm in arms.TABLE for value in arm.hyp.values() if isinstance(value, str)]
     wanted = [*LOSS_PARAMETERS, *COMPOSITES, *SAMPLERS, *WEIGHT_SCHEMES]

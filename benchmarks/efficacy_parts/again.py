@@ -26,8 +26,8 @@ def run_again(cell: Cell, device: str) -> str:
     hyp, _ = hyp_file(cell, device)
     twin = replace(cell, setup=replace(cell.setup, work=cell.setup.work / "again"))
     if twin.summary() is not None:  # of an earlier comparison
-        for folder in (twin.folder, twin.diagnosis):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in filter(Path.exists, (twin.folder, twin.diagnosis)):
+            shutil.rmtree(folder)
     train(twin, hyp, device)
     second = diagnose(twin, device, cell.last)
     apart = weight_difference(cell.last, twin.last)

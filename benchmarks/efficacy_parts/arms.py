@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,12 @@ TABLE = (
 )  # fmt: skip
 ARMS = {arm.name: arm for arm in TABLE}
 GROUPS = {"core": tuple(a.name for a in TABLE if a.core), "all": tuple(a.name for a in TABLE)}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of arms, each once, in the order of the table."""
+    named = set(names)
+    return [name for name in ARMS if name in named]
 
 
 def chosen_arms(names: Sequence[str]) -> list[Arm]:

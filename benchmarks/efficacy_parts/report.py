@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficacy_parts.analysis import ArmResult, Difference
-from efficacy_parts.arms import ARMS, NONE
+from efficacy_parts.arms import ARMS, NONE, in_order
 from efficacy_parts.figures import FIGURES
 from efficacy_parts.sets import SETS
 from utils.errors import InputError
@@ -51,7 +51,7 @@ def change(found: Difference | None) -> str:
 def differences(results: Sequence[ArmResult], figures: Mapping[str, str]) -> list[str]:
     """Return the table of differences in some figures, given with their heads: an arm a row, all figures of a set."""
     sets = list(dict.fromkeys(result.data for result in results))
-    arms = list(dict.fromkeys(result.arm for result in results if result.arm != NONE))
+    arms = in_order(result.arm for result in results if result.arm != NONE)
     cell = {(result.data, result.arm): result for result in results}
     heads = [f"{name}: {what}" for name in sets for what in figures.values()]
     lines = [f"| arm | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
@@ -169,7 +169,7 @@ def draw(path: Path, results: Sequence[ArmResult]) -> None:
     import matplotlib.pyplot as plt
 
     sets = list(dict.fromkeys(result.data for result in results if result.difference))
-    arms = list(dict.fromkeys(result.arm for result in results if result.difference))
+    arms = in_order(result.arm for result in results if result.difference)
     if not arms:
         return
     size = (WIDTH * max(1, len(sets) / 3), 1.2 + 2 * ROW_HEIGHT * (len(arms) + 2))
