@@ -54,7 +54,7 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
     save_conf: bool = False,
     save_crop: bool = False,
     nosave: bool = False,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | int | None = None,
     agnostic_nms: bool = False,
     augment: bool = False,
     update: bool = False,
@@ -90,7 +90,7 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
         save_conf: add confidences to the text files.
         save_crop: write each box as a picture.
         nosave: write no pictures and videos.
-        classes: keep these class numbers alone.
+        classes: keep these class numbers, or this one, alone.
         agnostic_nms: boxes of different classes suppress each other too.
         augment: test-time augmentation.
         update: afterwards, strip the optimizer from the first checkpoint.
@@ -103,7 +103,7 @@ def run(  # noqa: PLR0913, PLR0917  (YOLOv5's signature)
         half: half precision on a GPU.
         dnn: run ONNX files with OpenCV's DNN module.
         vid_stride: use each n-th frame of a video.
-        visualize: save the first image's feature maps of each layer in features/<stem>/.
+        visualize: save the first image's feature maps of each layer in a folder <stem>/.
         class_thres: least confidence by class, as a list, a mapping by class name, text of either, or a YAML file;
             conf_thres holds for classes that a mapping does not name.
         cls_tau: strength of the logit adjustment by the training's class counts, 0 (off) to 2.

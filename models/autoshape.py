@@ -30,7 +30,7 @@ class AutoShape(nn.Module):
         iou: overlap above which the less confident box of a class goes, 0-1.
         agnostic: boxes of different classes suppress each other.
         multi_label: one box may have several classes.
-        classes: class numbers to keep, None for all.
+        classes: class numbers to keep, or one of them; None for all.
         max_det: most detections of an image.
         amp: mixed precision, on CUDA.
 
@@ -46,7 +46,7 @@ class AutoShape(nn.Module):
     iou = 0.45
     agnostic = False
     multi_label = False
-    classes: Sequence[int] | None = None
+    classes: Sequence[int] | int | None = None
     max_det = 1000
     amp = False
 

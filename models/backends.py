@@ -94,12 +94,13 @@ class DetectMultiBackend(nn.Module):
         if self.nms:
             _state_limits(files[0], self.facts)
 
-    def forward(self, im: Tensor, augment: bool = False) -> Tensor | list[Tensor]:
+    def forward(self, im: Tensor, augment: bool = False, visualize: str | Path | bool = False) -> Tensor | list[Tensor]:
         """Run the model.
 
         Args:
             im: (b, 3, h, w) images in 0-1, sides multiples of ``stride``.
             augment: test-time augmentation (checkpoints only).
+            visualize: folder for the first image's feature maps of each layer (checkpoints only); False saves none.
 
         Returns:
             (b, n, 5 + nc + masks) decoded predictions in pixels, or a list that begins with them where there are more
@@ -111,7 +112,8 @@ class DetectMultiBackend(nn.Module):
         if self.fp16 and im.dtype != torch.float16:
             im = im.half()
         if self.pt:
-            y = self.model(im, augment=augment) if augment else self.model(im)
+            options = {"augment": augment} if augment else {}
+            y = self.model(im, **options, visualize=visualize) if visualize else self.model(im, **options)
         else:
             self._require_shape(im.shape)
             y = self._in_batches(im.to(self.device))

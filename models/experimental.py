@@ -72,9 +72,11 @@ class MixConv2d(nn.Module):
 class Ensemble(nn.ModuleList):
     """Several detection models on the same images; their predictions go to NMS together."""
 
-    def forward(self, x: Tensor, augment: bool = False, profile: bool = False) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
+    ) -> tuple[Tensor, None]:
         """Return the joined decoded predictions (b, n1 + n2 + ..., nc + 5), and None in place of raw outputs."""
-        return torch.cat([model(x, augment, profile)[0] for model in self], 1), None
+        return torch.cat([model(x, augment, profile, visualize)[0] for model in self], 1), None
 
 
 def attempt_load(

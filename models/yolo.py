@@ -9,6 +9,7 @@ Checkpoints pickle these classes by this module's path, which is why they stay t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import math
@@ -252,9 +253,24 @@ class Segment(Detect):
 class BaseModel(nn.Module):
     """What all models share: the pass through the layers, fusing, and a line about their size."""
 
-    def forward(self, x: Tensor, profile: bool = False) -> Any:
-        """Run the layers on (b, c, h, w) images; ``profile`` logs the time of each."""
-        return self._forward_once(x, profile)
+    def forward(self, x: Tensor, profile: bool = False, visualize: str | Path | bool = False) -> Any:
+        """Run the layers on (b, c, h, w) images.
+
+        Args:
+            x: images.
+            profile: log the time of each layer.
+            visualize: folder for the first image's feature maps of each layer; False saves none.
+        """
+        if not visualize:
+            return self._forward_once(x, profile)
+        with self._saving(visualize):
+            return self._forward_once(x, profile)
+
+    def _saving(self, folder: str | Path | bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which what each layer gives on its first call is saved."""
+        from utils.plots import saved_feature_maps
+
+        return saved_feature_maps(self.model, Path("." if folder is True else folder))
 
     def _forward_once(self, x: Tensor, profile: bool = False) -> Any:
         """Run each layer on its sources ``m.f``, keeping the outputs named in ``save``."""
@@ -368,14 +384,20 @@ class DetectionModel(BaseModel):
         head.anchors /= head.stride.view(-1, 1, 1)
         self.stride = head.stride
 
-    def forward(self, x: Tensor, augment: bool = False, profile: bool = False) -> Any:
+    def forward(
+        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
+    ) -> Any:
         """Run (b, c, h, w) images in 0-1 through the model; the head's class says what comes back.
 
         Args:
             x: images.
             augment: test-time augmentation: three scales, one of them mirrored; returns (decoded, None).
             profile: log the time of each layer.
+            visualize: folder for the first image's feature maps of each layer; False saves none.
         """
+        if visualize:
+            with self._saving(visualize):
+                return self.forward(x, augment, profile)
         return self._forward_augment(x) if augment else self._forward_once(x, profile)
 
     def _forward_augment(self, x: Tensor) -> tuple[Tensor, None]:

@@ -126,7 +126,7 @@ class Tide:
         after = mean(self.aps(fix, pair))
         if math.isnan(self.map):
             return math.nan
-        return 0.0 if math.isnan(after) else max(0.0, after - self.map)
+        return 100.0 - self.map if math.isnan(after) else max(0.0, after - self.map)  # nothing is left to find
 
     def pairs(self):
         found = {

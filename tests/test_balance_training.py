@@ -236,6 +236,19 @@ def test_deferred_weights_show_when_they_hold(tiny_data: Path, tmp_path: Path) -
     assert table(run(tiny_data, tmp_path, hyp=hyp, epochs=2), "weight") == [1, 1, 1, 3]
 
 
+@pytest.mark.parametrize(("start", "epochs", "is_said"), [(0.7, 3, True), (5, 5, True), (0.7, 4, False), (4, 5, False)])
+def test_weights_that_never_hold_are_named(start, epochs, is_said, tiny_data: Path, run_log) -> None:
+    resolved(tiny_data, hyp_with(cls_weights="inverse", cls_weights_start=start), epochs=epochs)
+    assert ("the class weights never hold" in run_log.text) is is_said
+
+
+def test_pastes_that_cannot_be_count_for_nothing(tiny_data: Path, tmp_path: Path, run_log) -> None:
+    """With t 0.01 no class is rarer than the rest."""
+    hyp = hyp_with(sampler="class_balanced", rare_paste=0.5, sampler_t=0.01)
+    run(tiny_data, tmp_path, hyp=hyp)
+    assert "rare_paste: has no effect" in run_log.text and "more often" not in run_log.text
+
+
 def test_label_weights_reach_the_loss(tiny_data: Path, tmp_path: Path, monkeypatch) -> None:
     """Targets get a seventh column; without the file they have six."""
     from utils.loss import ComputeLoss

@@ -83,6 +83,12 @@ def test_limit() -> None:
     assert weights("inverse").values.max() / weights("inverse").values.min() == pytest.approx(10)
 
 
+@pytest.mark.parametrize("chosen", [[1.0, 2.0, 50.0], {"c": 50.0, "b": 2.0}])
+def test_given_weights_of_a_class_without_instances_are_1(chosen: Any) -> None:
+    found = cw.class_weights({"cls_weights": chosen}, np.array([9, 3, 0]), ["a", "b", "c"])
+    assert found.values.tolist() == [1, 2, 1] and not found.clipped
+
+
 def test_class_without_instances() -> None:
     counts = np.array([100, 0, 25])
     w = weights("sqrt_inverse", counts)

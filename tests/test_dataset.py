@@ -243,6 +243,27 @@ def test_stale_and_foreign_cache_files_are_not_trusted(folder, caplog):
     assert not np.load(foreign).any()
 
 
+@pytest.mark.parametrize("kind", [None, "ram", "disk"])
+def test_an_array_beside_an_image_takes_its_place(tmp_path, caplog, kind):
+    """As YOLOv5 caches: NAME.npy in the image's own size, read with or without --cache unless it does not fit."""
+    folder = make_set(tmp_path / "set", suffix=".jpg")
+    plain = build(folder, augment=True, hyp=USUAL)
+    other = [255 - imread(folder / f"{k}.jpg") for k in range(2)]
+    np.save(folder / "0.npy", other[0])
+    np.save(folder / "1.npy", other[1][:-1])
+    np.save(folder / "2.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "nobody.npy", other[0])
+    with caplog.at_level("INFO", "yolov5"):
+        data = build(folder, augment=True, hyp=USUAL, cache_images=kind)
+        wanted = cv2.resize(other[0], data.images.hw[0][::-1].tolist(), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(data.images.load(0), wanted)
+        for k in (1, 2, 3):
+            np.testing.assert_array_equal(data.images.load(k), plain.images.load(k))
+    assert "3 of 8 images are read from the .npy files beside them" in caplog.text
+    assert "1.npy: holds uint8 (127, 96, 3), not uint8 (128, 96, 3)" in caplog.text
+    assert "2.npy: cannot be read" in caplog.text
+
+
 @pytest.mark.parametrize("where", ["pixel", "header", "cut"])
 def test_damaged_cache_files_give_way_to_their_images(folder, caplog, where):
     files = build(folder, cache_images="disk").npy_files

@@ -314,13 +314,13 @@ def test_feature_maps_are_taken_once_per_layer(run, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr("utils.plots.feature_visualization", lambda x, kind, i, save_dir: taken.append((i, save_dir)))
     folder = run(picture(tmp_path / "in" / "x.jpg"), visualize=True, augment=True, nosave=True)
-    assert taken == [(i, folder / "features" / "x") for i in range(25)]
+    assert taken == [(i, folder / "x") for i in range(25)]
 
 
 @pytest.mark.slow
 def test_feature_map_pictures(run, tmp_path):
     folder = run(picture(tmp_path / "in" / "x.jpg"), visualize=True, nosave=True)
-    assert "features/x/stage0_Conv_features.png" in written(folder)
+    assert "x/stage0_Conv_features.png" in written(folder)
 
 
 def test_update_strips_the_checkpoint(run, tmp_path, weights):

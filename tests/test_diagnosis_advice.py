@@ -43,7 +43,7 @@ def ids(facts: Facts, rules: Any = RULES) -> list[str]:
 
 def test_every_rule_is_there_with_its_evidence() -> None:
     """R1 to R12, and R13, which the grid of docs/evidence.md brought."""
-    numbers = {rule.id.rstrip("abcd") for rule in RULES}
+    numbers = {rule.id.rstrip("abcdef") for rule in RULES}
     assert numbers == {f"R{number}" for number in range(1, 14)}
     for rule in RULES:
         assert "{" in rule.evidence, f"{rule.id} names no measured value"
@@ -73,7 +73,12 @@ def test_every_rule_is_there_with_its_evidence() -> None:
                 "missed_small_share": 0.1, "missed": 10}), ["R7a"]),
         (Facts({"largest_error": "Miss", "delta_miss": 9.0, "missed_small_share": 0.6, "missed": 10}), ["R7b"]),
         (Facts({"largest_error": "Miss", "delta_miss": 9.0, "missed_small_share": 0.9, "missed": 10},
-               [{**CLASS, "class_missed_share": 0.5, "frequency_ratio": 0.1}]), ["R7b", "R7c"]),
+               [{**CLASS, "class_missed_share": 0.5, "frequency_ratio": 0.1, "repeat_factor": 1.3}]), ["R7b", "R7c"]),
+        (Facts({"largest_error": "Miss", "delta_miss": 9.0, "missed_small_share": 0.9, "missed": 10},
+               [{**CLASS, "class_missed_share": 0.5, "frequency_ratio": 0.1}]), ["R7b", "R7e"]),
+        (Facts({"largest_error": "Miss", "delta_miss": 99.0, "missed_small_share": 0.1, "missed": 99,
+                "missed_share": 0.99, "map50": 0.4}), ["R7f"]),
+        (Facts({"missed_share": 0.9, "missed": 90, "map50": 10.0}), []),  # a high threshold alone
         (Facts({"largest_error": "Miss", "delta_miss": 9.0, "missed_small_share": 0.4, "missed": 9}), ["R7d"]),
         (Facts({"largest_error": "Loc", "delta_loc": 7.0}), ["R8"]),
         (Facts({"largest_error": "Dupe", "delta_dupe": 7.0, "duplicates": 9}), ["R9a"]),
@@ -119,6 +124,31 @@ def test_class_gain_comes_before_other_changes_of_the_loss() -> None:
     assert [line.rule for line in advice.lines] == ["R13b", "R4a"]
     assert [(line.rule, line.held_back_by) for line in advice.held_back] == [("R4b", "R13b")]
     assert (advice.hyp["cls"], advice.hyp["sampler"], "cls_weights" in advice.hyp) == (1.0, "repeat_factor", False)
+
+
+FEW, BESIDE = {**PAIR, "true": "nut"}, {**PAIR, "repeat_factor": 1.1}
+
+
+@pytest.mark.parametrize(
+    ("base", "pairs", "corrections", "left_out"),
+    [
+        ({}, [FEW], {"sampler": "repeat_factor", "rare_paste": 0.5}, ""),
+        ({}, [BESIDE], {"cls_weights": "sqrt_inverse"}, ""),
+        ({}, [FEW, BESIDE], {"sampler": "repeat_factor", "rare_paste": 0.5}, "R4b: cls_weights, cls_weights_start"),
+        ({"rare_paste": 0.3}, [BESIDE], {"rare_paste": 0.3}, "rare_paste 0.3 corrects the balance already"),
+        ({"cls_weights": "inverse"}, [FEW], {"cls_weights": "inverse"}, "R4a: sampler, rare_paste left out"),
+        ({"cls_loss": "seesaw"}, [BESIDE], {"cls_loss": "seesaw"}, "cls_loss seesaw corrects"),
+        ({"cls_pw": [1.0] * 4 + [3.0]}, [FEW], {}, "cls_pw"),
+    ],
+)
+def test_advice_never_corrects_the_balance_twice(
+    base: dict[str, Any], pairs: list[dict[str, Any]], corrections: dict[str, Any], left_out: str
+) -> None:
+    advice = advise(RULES, Facts({"largest_error": "Cls"}, [], pairs), {**BASE, **base})
+    keys = ("sampler", "rare_paste", "cls_weights", "cls_loss")
+    assert {key: advice.hyp[key] for key in keys if advice.hyp.get(key) not in (None, "none", 0.0)} == corrections
+    assert advice.hyp["mixup"] == 0.1  # blending corrects nothing
+    assert any(left_out in note for note in advice.notes) or not left_out
 
 
 def test_texts_carry_the_measured_values() -> None:

@@ -139,6 +139,14 @@ def test_inputs_stay_as_they_are(tmp_path: Path) -> None:
 # Tasks ----------------------------------------------------------------------------------------------------------------
 
 
+def test_data_without_training_images_are_diagnosed_all_the_same(tmp_path: Path, caplog) -> None:
+    data, predictions = make_sample(tmp_path, images=4)
+    data.write_text(data.read_text().replace("train: images/train", "train: images/nowhere"))
+    assert "nowhere" in data.read_text()
+    done = diagnose.run(data=str(data), pred=str(predictions), project=str(tmp_path / "runs"), noplots=True)
+    assert "training labels are not there" in caplog.text and (done / "report.html").is_file()
+
+
 def test_default_tasks_follow_from_the_inputs(sample: tuple[Path, Path], tmp_path: Path) -> None:
     def tasks(**options: Any) -> list[str]:
         done = diagnose.run(data=str(sample[0]), project=str(tmp_path), noplots=True, **options)
@@ -254,6 +262,17 @@ def test_bad_rules_hyp_and_predictions_are_refused(sample: tuple[Path, Path], tm
         diagnose.run(**{**common, "pred": str(tmp_path / "pred.json")})
     with pytest.raises(InputError, match="--classes 9"):
         diagnose.run(**common, classes=[9])
+    with pytest.raises(InputError, match="unknown class"):
+        diagnose.run(**common, class_thres="nobody=0.3")
+    other = tmp_path / "other.json"
+    other.write_text('[{"image_id": "elsewhere", "category_id": 0, "bbox": [0, 0, 9, 9], "score": 0.5}]')
+    with pytest.raises(InputError, match="other.json"):
+        diagnose.run(**common, compare=[str(other)])
+    weights = tmp_path / "exp" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "best.pt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"--weights \S+exp: is a run folder, its weights are \S+best.pt"):
+        diagnose.run(**{**common, "pred": None, "weights": str(tmp_path / "exp")})
     assert not (tmp_path / "runs").exists()
 
 
@@ -327,6 +346,23 @@ def test_no_predictions_at_all(sample: tuple[Path, Path], tmp_path: Path) -> Non
     summary = diagnose_run(str(sample[0]), tmp_path / "d", views=Views(none, none, True), gt=gt, noplots=True)
     assert summary["errors"]["operating"]["counts"]["missed"] == len(gt)
     assert summary["errors"]["tide"]["map"] == 0 and (tmp_path / "d" / "report.html").is_file()
+    assert summary["errors"]["tide"]["delta"]["Miss"] == 100
+    assert "shows nothing" in summary["verdict"][0] and "missed objects (100.0 points" in summary["verdict"][1]
+    assert "R7f" in [line["rule"] for line in summary["advice"]["lines"]]
+    assert not {"R7d", "R13a"} & {line["rule"] for line in summary["advice"]["lines"]}
+
+
+def test_a_split_without_labels_is_no_perfect_one(sample: tuple[Path, Path], tmp_path: Path, caplog) -> None:
+    data, predictions = make_sample(tmp_path, images=4)
+    for path in (data.parent / "labels" / "val").glob("*.txt"):
+        path.write_text("")
+    done = diagnose.run(data=str(data), pred=str(predictions), project=str(tmp_path / "runs"), noplots=True)
+    summary = json.loads((done / "summary.json").read_text(encoding="utf-8"))
+    assert summary["errors"]["tide"]["delta"]["Miss"] is None
+    assert summary["verdict"][1].startswith("No object is labelled in this split")
+    assert "no object is labelled in the val images" in caplog.text
+    with pytest.raises(WorkError, match="delta_miss was not measured"):
+        diagnose.run(data=str(data), pred=str(predictions), project=str(tmp_path / "runs"), fail_on=["delta_miss>5"])
 
 
 def test_tensorboard_events_can_be_read_back(sample: tuple[Path, Path], tmp_path: Path) -> None:

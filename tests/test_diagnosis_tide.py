@@ -178,6 +178,7 @@ def test_nothing_to_find_or_nothing_found(objects, found):
     result = tide(ground_truth(objects), predictions(found))
     assert result.counts["Bkg"] == len(found) and result.counts["Miss"] == len(objects)
     assert math.isnan(result.map_) == (not objects)
+    assert result.delta["Miss"] == pytest.approx(100 if objects else math.nan, nan_ok=True)
     json.dumps(result.to_dict(), allow_nan=False)
 
 

@@ -31,6 +31,15 @@ def _visible_log(monkeypatch):
     monkeypatch.setattr(logging.getLogger("yolov5"), "propagate", True)
 
 
+def test_libraries_that_clones_import_from_here():
+    """detect.py of v7.0 has ``from utils.general import ..., cv2, ...``, and so has what was made of it."""
+    import cv2
+    import pandas
+
+    assert (general.cv2, general.np, general.torch, general.pd) == (cv2, np, torch, pandas)
+    assert importlib.import_module("utils.loggers.comet.comet_utils").check_comet_resume(None) is False
+
+
 @pytest.mark.parametrize("module", ["utils.general", "utils.downloads", "utils"])
 def test_every_name_of_the_interface_is_there(contract, module):
     api = json.loads((contract / "api.json").read_text())[module]

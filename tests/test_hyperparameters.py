@@ -418,11 +418,36 @@ def test_pipelines_keep_their_form() -> None:
         ({"bnd_sigma": 2.0}, ["bnd_sigma", "cls_bnd and obj_bnd are off"]),
         ({"rare_paste_max": 2}, ["rare_paste_max", "rare_paste is off"]),
         ({"cls_loss": "logit_adjust", "cls_weights": "inverse"}, ["logit_adjust", "cls_weights"]),
+        ({"sampler_t": 0.1}, ["sampler_t", "sampler and rare_paste and album_rare are off"]),
+        ({"sampler": "sqrt", "sampler_t": 0.1}, ["sampler_t", "with sampler: sqrt"]),
+        ({"sampler": "repeat_factor", "sampler_bg": 0.5}, ["sampler_bg", "with sampler: repeat_factor"]),
+        ({"sampler": "sqrt", "sampler_len": "expand"}, ["sampler_len: expand", "no longer with sampler: sqrt"]),
+        ({"cls_weights": "inverse", "cls_weights_beta": 0.9}, ["cls_weights_beta", "with cls_weights: inverse"]),
+        ({"cls_fl_norm": "ema"}, ["cls_fl_norm", "with cls_loss: bce"]),
+        ({"mosaic": 0.0, "mixup": 0.1}, ["mixup", "mosaic is off"]),
     ],
 )
 def test_remarks(changes: dict[str, Any], words: list[str]) -> None:
     (line,) = Hyperparameters.from_dict({**GOOD, **changes}).remarks()
     assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rare_paste": 0.5, "sampler_t": 0.1},
+        {"rare_paste": 0.5, "sampler": "sqrt", "sampler_t": 0.1},
+        {"album_rare": ["Blur"], "rare_aug_p": 0.5, "sampler_reduce": "mean"},
+        {"sampler": "sqrt", "sampler_count": "images"},
+        {"sampler": "repeat_factor", "sampler_len": "expand", "sampler_t": 0.1, "sampler_reduce": "mean"},
+        {"cls_loss": "focal", "cls_fl_norm": "ema"},
+        {"fl_gamma": 1.5, "cls_fl_norm": "ema"},
+        {"obj_fl_norm": "pos"},
+        {"cls_weights": "effective_number", "cls_weights_beta": 0.9},
+    ],
+)
+def test_settings_that_are_read_get_no_remark(changes: dict[str, Any]) -> None:
+    assert Hyperparameters.from_dict({**GOOD, **changes}).remarks() == []
 
 
 @pytest.mark.parametrize("name", ["focal", "qfocal", "asl", "biscale", "varifocal", "bceblur", "tversky_focal"])

@@ -226,6 +226,23 @@ def test_table() -> None:
     assert report.balance_table(["a", "b"], counts, images).splitlines()[1].split()[4:6] == ["-", "-"]
 
 
+def test_table_of_epochs_that_grow() -> None:
+    """The image with the coupling comes twice, so that an epoch has 11 draws and not 10."""
+    counts, images = class_counts(TEN, 2), image_counts(TEN, 2)
+    sampler = iw.sampler_weights({"sampler": "repeat_factor", "sampler_t": 0.4}, TEN, 2)
+    lines = report.balance_table(["screw", "coupling"], counts, images, None, sampler, TEN, "expand").splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["99", "20"]
+
+
+def test_showing_rare_classes_more_often_in_two_ways_is_no_warning() -> None:
+    two = np.array([1.0, 2.0])
+    text = report.double_correction({"cls_weights": None, "sampler": two, "rare_paste": two}, ["a", "b"])
+    assert text.startswith("sampler and rare_paste both show rare classes more often") and text.endswith("a 1, b 4")
+    assert report.double_correction({"sampler": two, "rare_paste": two}, ["a", "b"], {"cls_loss": "seesaw"}).startswith(
+        "WARNING sampler, rare_paste and cls_loss seesaw"
+    )
+
+
 def test_double_correction_names_the_remedies_and_their_product() -> None:
     one, two, flat = np.array([1.0, 5.0]), np.array([1.0, 2.0]), np.ones(2)
     text = report.double_correction({"cls_weights": one, "sampler": two, "rare_paste": None}, ["a", "b"])

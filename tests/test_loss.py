@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from utils.errors import WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.loss import (
     BCEBlurWithLogitsLoss,
@@ -213,6 +214,41 @@ def test_heads_equal_pytorchs_bce_bit_for_bit(weights: dict[str, float]) -> None
             a, b = mine(logits, targets), theirs(logits, targets)
             assert torch.equal(a, b)
             assert torch.equal(torch.autograd.grad(a, logits)[0], torch.autograd.grad(b, logits)[0])
+
+
+class MyLoss(ComputeLoss):
+    """What users of YOLOv5 write: losses of their own in the place of the heads'."""
+
+    def __init__(self, model: nn.Module, wrap: Any, **options: Any):
+        super().__init__(model, **options)
+        self.BCEcls = wrap(nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0])))
+        self.BCEobj = wrap(nn.BCEWithLogitsLoss())
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, FocalLoss], ids=["BCE", "focal"])
+def test_losses_of_the_callers_own_take_the_heads_places(wrap: Any) -> None:
+    p, targets = random_batch()
+    mine = MyLoss(Model(), wrap)
+    assert isinstance(mine.BCEcls, type(wrap(nn.BCEWithLogitsLoss())))
+    built_in = ComputeLoss(Model(cls_pw=2.0, fl_gamma=0.0 if isinstance(mine.BCEcls, nn.BCEWithLogitsLoss) else 1.5))
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            torch.testing.assert_close(mine(p, targets), built_in(p, targets))
+    assert mine.BCEcls.reduction == "mean" and not mine.supports_static
+    weighted = [make(Model(cls_pw=2.0, fl_gamma=built_in.hyp["fl_gamma"]), class_weights=[1.0, 2.0, 4.0])
+                for make in (ComputeLoss, lambda model, **options: MyLoss(model, wrap, **options))]  # fmt: skip
+    torch.testing.assert_close(weighted[1](p, targets), weighted[0](p, targets))
+
+
+def test_a_loss_that_gives_means_alone_cannot_be_weighted() -> None:
+    p, targets = random_batch()
+    loss = ComputeLoss(Model())
+    loss.BCEcls = nn.functional.binary_cross_entropy_with_logits
+    torch.testing.assert_close(loss(p, targets), ComputeLoss(Model())(p, targets))
+    weighted = ComputeLoss(Model(), class_weights=[1.0, 2.0, 4.0])
+    weighted.BCEcls = loss.BCEcls
+    with pytest.raises(WorkError, match="gives no elements"):
+        weighted(p, targets)
 
 
 def test_off_settings_change_no_bit() -> None:

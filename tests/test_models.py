@@ -603,3 +603,19 @@ def test_model_runs_on_a_gpu_in_half_precision(nano):
     model = copy.deepcopy(nano).cuda().half()
     decoded, _ = model(torch.rand(1, 3, 64, 64, device="cuda", dtype=torch.float16))
     assert decoded.dtype is torch.float16 and decoded.isfinite().all()
+
+
+def test_visualize_is_an_argument_of_every_model(tmp_path, monkeypatch):
+    """As up to v7.0; scripts pass ``visualize=False`` as well."""
+    from models.experimental import Ensemble
+
+    taken: list[tuple[int, Path]] = []
+    monkeypatch.setattr("utils.plots.feature_visualization", lambda x, kind, i, save_dir: taken.append((i, save_dir)))
+    model = Model("yolov5n.yaml").eval()
+    x = torch.zeros(1, 3, 64, 64)
+    for each in (model, Ensemble([model])):
+        with torch.inference_mode():
+            plain, seen = each(x, augment=False, visualize=False), each(x, visualize=tmp_path / "maps")
+        assert torch.equal(plain[0], seen[0])
+        assert taken == [(i, tmp_path / "maps") for i in range(25)]
+        taken.clear()

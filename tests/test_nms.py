@@ -183,3 +183,10 @@ def test_a_box_below_its_class_threshold_suppresses_nothing() -> None:
 def test_class_thresholds_that_do_not_fit_are_refused(limits) -> None:
     with pytest.raises(InputError, match="class_thres"):
         non_max_suppression(_random_prediction(), class_thres=torch.tensor(limits))
+
+
+def test_one_class_may_be_given_as_a_number() -> None:
+    prediction = _random_prediction()
+    found = [non_max_suppression(prediction, classes=classes) for classes in (0, [0], torch.tensor([0]))]
+    for one, listed, tensor in zip(*found, strict=True):
+        assert torch.equal(one, listed) and torch.equal(one, tensor) and len(one) and (one[:, 5] == 0).all()

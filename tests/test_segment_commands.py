@@ -66,7 +66,7 @@ def _rows(folder: Path) -> list[list[str]]:
 
 def test_a_run_writes_boxes_and_masks(run):
     found = {path.name for path in run.iterdir()}
-    curves = {f"{kind}_{name}_curve.png" for kind in ("Box", "Mask") for name in ("F1", "PR", "P", "R")}
+    curves = {f"{kind}{name}_curve.png" for kind in ("Box", "Mask") for name in ("F1", "PR", "P", "R")}
     expected = {
         "opt.yaml", "hyp.yaml", "results.csv", "results.png", "labels.jpg", "train_batch0.jpg", "val_batch0_labels.jpg",
         "val_batch0_pred.jpg", "confusion_matrix.png", "class_balance.yaml", "per_class.csv", *curves,

@@ -87,3 +87,13 @@ def test_under_torchrun_all_listed_devices_are_in_use(caplog, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     options.warn_unused(train.build_parser().parse_args(["--device", "0,1"]))
     assert not caplog.text
+
+
+def test_options_without_effect_are_switched_off_aloud(caplog, monkeypatch):
+    """As in YOLOv5: --image-weights draws the order, and a single process has no batch norm to share."""
+    monkeypatch.delenv("RANK", raising=False)
+    opt = train.build_parser().parse_args(["--rect", "--image-weights", "--sync-bn"])
+    with caplog.at_level(logging.WARNING, logger="yolov5"):
+        options.warn_unused(opt)
+    assert "--rect: has no effect" in caplog.text and "--sync-bn: has no effect" in caplog.text
+    assert (opt.rect, opt.image_weights, opt.sync_bn) == (False, True, False)

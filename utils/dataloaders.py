@@ -129,6 +129,8 @@ class InfiniteDataLoader(DataLoader):
         self._waiting: tuple[float, Any] | None = None  # since when, for a batch of which iterator
         self._begun: tuple[tuple[int, int] | None, Iterator[Any]] | None = None  # by ``start``: first batch, iterator
         super().__init__(*args, **kwargs)
+        if self.batch_size is None:  # torch leaves it out beside a batch_sampler, and its setter refuses it later
+            vars(self)["batch_size"] = getattr(self.batch_sampler, "batch_size", None)
 
     @property
     def iterator(self) -> Any:

@@ -48,28 +48,6 @@ class Clock:
         return time.perf_counter()
 
 
-@contextlib.contextmanager
-def feature_maps(model: Any, folder: Path) -> Iterator[None]:
-    """Save what each layer of a checkpoint's model returns on its first call."""
-    from utils.plots import feature_visualization
-
-    folder.mkdir(parents=True, exist_ok=True)
-    handles: list[Any] = []
-
-    def save(layer: Any, _: Any, output: Any) -> None:
-        feature_visualization(output, layer.type, layer.i, save_dir=folder)
-        taken[layer.i].remove()
-
-    layers = getattr(model.model, "model", ())
-    taken = {layer.i: layer.register_forward_hook(save) for layer in layers}
-    handles.extend(taken.values())
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def predict(
     model: Any, im: np.ndarray, nms: Mapping[str, Any], augment: bool, features: Path | None, clock: Clock
 ) -> tuple[list[Tensor], list[int], Any]:
@@ -91,8 +69,8 @@ def predict(
         x = torch.from_numpy(im).to(model.device)
         x = (x.half() if model.fp16 else x.float()) / 255
         x = x[None] if x.ndim == 3 else x
-    with clock.measure(1), feature_maps(model, features) if features else contextlib.nullcontext():
-        predictions = model(x, augment=augment)
+    with clock.measure(1):
+        predictions = model(x, augment=augment, **({"visualize": features} if features else {}))
     with clock.measure(2):
         masks = {} if isinstance(predictions, Tensor) else _mask_columns(predictions)
         return non_max_suppression(predictions, **nms, **masks), unsound_images(predictions), predictions

@@ -96,6 +96,14 @@ _FORWARDED = {
     "utils.second_stage": ("apply_classifier",),
     "utils.torch_utils": ("init_seeds", "intersect_dicts"),
 }  # fmt: skip
+_LIBRARIES = {
+    "cv2": "cv2",
+    "np": "numpy",
+    "pd": "pandas",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "yaml": "yaml",
+}
 _OWNERS = {name: module for module, names in _FORWARDED.items() for name in names}
 
 __all__ = [
@@ -112,10 +120,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Import the owner of a forwarded name at its first use."""
-    if name not in _OWNERS:
+    """Import the owner of a forwarded name, or a library that clones' code imports from here, at its first use."""
+    if name in _LIBRARIES:
+        value = importlib.import_module(_LIBRARIES[name])
+    elif name in _OWNERS:
+        value = getattr(importlib.import_module(_OWNERS[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_OWNERS[name]), name)
     globals()[name] = value
     return value
 

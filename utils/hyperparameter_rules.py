@@ -18,6 +18,14 @@ from utils.balance.loss_names import (
 )
 from utils.hyperparameter_table import Setting
 
+REPEATING = ("repeat_factor", "instance_repeat_factor")
+READ_BY: dict[str, tuple[str, ...]] = {  # setting -> the samplers that read it
+    "sampler_t": REPEATING,
+    "sampler_reduce": REPEATING,
+    "sampler_count": ("sqrt",),
+    "sampler_bg": ("image_weights",),
+}
+
 
 def is_on(value: object) -> bool:
     """Return whether a setting's value switches something on."""
@@ -94,10 +102,14 @@ def effect_remarks(hyp: Mapping[str, Any], given: Mapping[str, Any], rules: Mapp
             continue
         if rule.needs and not any(is_on(hyp[need]) for need in rule.needs):
             lines.append(f"{key}: {hyp[key]} has no effect, {' and '.join(rule.needs)} {_are_off(rule.needs)}")
-        elif (reason := _unread_by_loss(hyp, key)) is not None:
+        elif (reason := _unread_by_loss(hyp, key) or _unread(hyp, key)) is not None:
             lines.append(f"{key}: {hyp[key]} has no effect {reason}")
     if is_on(hyp["album_rare"]) and not hyp["rare_aug_p"]:
         lines.append("album_rare has no effect, rare_aug_p is 0")
+    if hyp["sampler_len"] == "expand" and hyp["sampler"] in ("class_balanced", "sqrt"):
+        lines.append(
+            f"sampler_len: expand makes epochs no longer with sampler: {hyp['sampler']}, whose weights are 1 on average"
+        )
     loss = base_loss(hyp["cls_loss"])
     if loss in COUNT_BASED and is_on(hyp["cls_weights"]):
         lines.append(f"cls_loss: {loss} and cls_weights both correct the classes' frequencies")
@@ -119,9 +131,25 @@ def _unread_by_loss(hyp: Mapping[str, Any], key: str) -> str | None:
     return None if suffix in LOSS_PARAMETERS[base_loss(name)] else f"with {head}_loss: {name}"
 
 
+def _unread(hyp: Mapping[str, Any], key: str) -> str | None:
+    """Return why a sampler, the class weights or a loss take no notice of a setting, None when they do."""
+    sampler = hyp["sampler"]
+    if key in READ_BY and is_on(sampler) and sampler not in READ_BY[key]:
+        by_others = {"sampler_t": ("rare_paste", "album_rare"), "sampler_reduce": ("album_rare",)}.get(key, ())
+        return None if any(is_on(hyp[other]) for other in by_others) else f"with sampler: {sampler}"
+    if key == "cls_weights_beta" and hyp["cls_weights"] != "effective_number":
+        return f"with cls_weights: {hyp['cls_weights']}"
+    head, _, suffix = key.partition("_")
+    if suffix == "fl_norm" and hyp[key] == "ema" and not hyp["fl_gamma"]:
+        loss = base_loss(hyp[f"{head}_loss"]) or "bce"
+        return f"with {head}_loss: {loss}, which keeps its scale by itself" if loss == "bce" else None
+    return None
+
+
 def class_remarks(given: Mapping[str, Any], hyp: Mapping[str, Any], rules: Mapping[str, Setting]) -> list[str]:
     """Return the settings of the class loss that were changed, which a single class leaves without effect."""
-    return [key for key in given if key.startswith("cls_") and hyp[key] != rules[key].default]
+    of_class_loss = [key for key in given if key.startswith("cls_") or key == "label_weights"]
+    return [key for key in of_class_loss if hyp[key] != rules[key].default]
 
 
 def expansion_lines(names: Mapping[str, str]) -> list[str]:

@@ -45,6 +45,7 @@ WEIGHT_SCHEMES = ("inverse", "sqrt_inverse", "effective_number", "median_frequen
 SAMPLERS = ("none", "repeat_factor", "instance_repeat_factor", "class_balanced", "sqrt", "image_weights")
 DYN, TVERSKY, WEIGHTS = ("cls_dyn", "obj_dyn"), ("cls_tversky", "obj_tversky"), ("cls_weights",)
 SAMPLER, PASTE, ALBUMS = ("sampler",), ("rare_paste",), ("album", "album_rare", "album_class")
+RARENESS = "sampler", "rare_paste", "album_rare"  # which ask how rare a class is
 POSITIVE = {"low": 0.0, "open_low": True}
 SHARE = {"low": 0.0, "high": 1.0, "open_low": True}
 SCALE = {"low": 0.0, "high": 10.0, "open_low": True}
@@ -97,8 +98,10 @@ class Hyperparameters:
     flipud: float = fraction(0.0, "probability of an upside-down flip", required=True, evolution=(1, 0.0, 1.0))
     fliplr: float = fraction(0.5, "probability of a left-right flip", required=True, evolution=(0, 0.0, 1.0))
     mosaic: float = fraction(1.0, "probability of a four-image mosaic", required=True, evolution=(1, 0.0, 1.0))
-    mixup: float = fraction(0.0, "probability of blending two mosaics", required=True, evolution=(1, 0.0, 1.0))
-    copy_paste: float = fraction(0.0, "share of polygons pasted again", required=True, evolution=(1, 0.0, 1.0))
+    mixup: float = fraction(
+        0.0, "probability of blending two mosaics", required=True, evolution=(1, 0.0, 1.0), needs=("mosaic",))
+    copy_paste: float = fraction(
+        0.0, "share of polygons pasted again", required=True, evolution=(1, 0.0, 1.0), needs=("mosaic",))
 
     # class balance: base losses (null: the loss's own value, see utils/balance/loss_names.py)
     cls_loss: str | None = choice(None, "class loss; null leaves it to fl_gamma", *CLS_LOSSES)
@@ -176,8 +179,9 @@ class Hyperparameters:
     sampler: str = choice("none", "how training images are drawn", *SAMPLERS, null=True)
     sampler_t: float | str = choice(
         "auto", "image share below which a class is repeated", "auto", numeric=True, **POSITIVE, high=1.0,
-        needs=SAMPLER)
-    sampler_reduce: str = choice("max", "factor of an image with several classes", "max", "mean", needs=SAMPLER)
+        needs=RARENESS)
+    sampler_reduce: str = choice(
+        "max", "factor of an image with several classes", "max", "mean", needs=("sampler", "album_rare"))
     sampler_count: str = choice("instances", "what the sampler sqrt counts", "instances", "images", needs=SAMPLER)
     sampler_len: str = choice("fixed", "draws per epoch: number of images, or more", "fixed", "expand", needs=SAMPLER)
     sampler_bg: float = gain(0.0, "image_weights: weight of images without labels", high=1.0, needs=SAMPLER)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from utils.balance.class_weights import first_weighted_epoch
 from utils.balance.exchange import Sums, as_saved
+from utils.balance.head_loss import GivenLoss, HeadLoss, own_loss
 from utils.balance.head_modifiers import HardObjects, HeadModifiers
 from utils.balance.loss_layers import (
     Batch,
@@ -130,20 +131,47 @@ class ComputeLoss:
         cls_hyp = self.hyp if self.nc > 1 else {}  # a single class has no class term
         if class_counts is not None:
             class_counts = torch.as_tensor(class_counts, dtype=torch.float32).clone()  # some losses count on from them
-        self.BCEcls = build_head_loss(cls_hyp, "cls", class_counts, self.world_sum, nc=self.nc).to(self.device)
-        self.BCEobj = build_head_loss(self.hyp, "obj", None, self.world_sum).to(self.device)
+        self._cls_loss = build_head_loss(cls_hyp, "cls", class_counts, self.world_sum, nc=self.nc).to(self.device)
+        self._obj_loss = build_head_loss(self.hyp, "obj", None, self.world_sum).to(self.device)
         self.hard = HardObjects.from_hyp(self.hyp)
         self.cls_modifiers, self.obj_modifiers = (
             HeadModifiers(hyp, name, self.nl, not isinstance(loss, BCELoss)).to(self.device)
-            for hyp, name, loss in ((cls_hyp, "cls", self.BCEcls), (self.hyp, "obj", self.BCEobj))
+            for hyp, name, loss in ((cls_hyp, "cls", self._cls_loss), (self.hyp, "obj", self._obj_loss))
         )
 
     @property
     def supports_static(self) -> bool:
         """Whether these settings have a static form: no modifiers, hard objects or losses with running state."""
         modifies = self.cls_modifiers.is_on or self.obj_modifiers.is_on or self.hard.is_on
-        has_state = any(loss.state_dict() for loss in (self.BCEcls, self.BCEobj))
-        return self.has_static_form and not (modifies or has_state)
+        losses = self._cls_loss, self._obj_loss
+        has_state = any(loss.state_dict() for loss in losses)
+        is_given = any(isinstance(loss, GivenLoss) for loss in losses)
+        return self.has_static_form and not (modifies or has_state or is_given)
+
+    @property
+    def BCEcls(self) -> Callable[..., Tensor]:  # noqa: N802  (inherited name)
+        """The class loss; any (logits, targets) → loss may be put in its place."""
+        return own_loss(self._cls_loss)
+
+    @BCEcls.setter
+    def BCEcls(self, loss: Callable[..., Tensor]) -> None:  # noqa: N802
+        self._cls_loss = self._given(loss)
+
+    @property
+    def BCEobj(self) -> Callable[..., Tensor]:  # noqa: N802  (inherited name)
+        """The objectness loss; any (logits, targets) → loss may be put in its place."""
+        return own_loss(self._obj_loss)
+
+    @BCEobj.setter
+    def BCEobj(self, loss: Callable[..., Tensor]) -> None:  # noqa: N802
+        self._obj_loss = self._given(loss)
+
+    def _given(self, loss: Callable[..., Tensor]) -> HeadLoss:
+        """Return a loss of the caller's as one of a head; with it nothing is padded or compiled."""
+        if isinstance(loss, HeadLoss):
+            return loss
+        self.is_static, self._form_when_plain, self._compiled = False, False, None
+        return GivenLoss(loss)
 
     def compile(self, backend: str = "inductor") -> bool:
         """Compute through torch.compile from now on, if there is a static form and no other process to hear from.
@@ -222,7 +250,7 @@ class ComputeLoss:
         logits, classes = layer.outputs[:, 5 : 5 + self.nc], layer.match.classes
         targets = torch.full_like(logits, self.cn).scatter_(1, classes[:, None], self.cp)
         head = HeadLayer(logits, targets, HeadContext(classes, layer.iou.detach().clamp(min=0)))
-        modifiers, loss = self.cls_modifiers, self.BCEcls
+        modifiers, loss = self.cls_modifiers, self._cls_loss
         if not (modifiers.is_on or self.hard.is_on):
             return head
         true_class = torch.zeros_like(targets, dtype=torch.bool).scatter_(1, classes[:, None], True)
@@ -267,13 +295,13 @@ class ComputeLoss:
         """
         if self._learns:
             weights = (1.0 if factor is None else factor.detach()) / (len(head.logits) if rows is None else rows)
-            self.BCEcls.update(head.logits.detach(), head.targets, weights, head.context)
-        is_noted = self._share is not None and self._learns
+            self._cls_loss.update(head.logits.detach(), head.targets, weights, head.context)
+        is_noted = self._share is not None and self._learns and self._cls_loss.has_elements
         if head.elements is None and factor is None and rows is None and not is_noted:
-            return self.BCEcls(head.logits, head.targets, head.context)
+            return self._cls_loss(head.logits, head.targets, head.context)
         elements = head.elements
         if elements is None:
-            elements = self.BCEcls.elements(head.logits, head.targets, head.context)
+            elements = self._cls_loss.elements(head.logits, head.targets, head.context)
         elements = layer.counted(elements if factor is None else elements * factor)
         if is_noted:
             of_rows = elements.detach().sum(1) / ((len(elements) if rows is None else rows) * elements.shape[1])
@@ -294,7 +322,7 @@ class ComputeLoss:
     def _object_layer(self, i: int, layer: Layer, scene: Scene, sums: Sums) -> HeadLayer:
         """Return the objectness head on layer ``i``, with elements and sums where something modifies them."""
         head = HeadLayer(layer.objectness, layer.tobj)
-        modifiers, loss = self.obj_modifiers, self.BCEobj
+        modifiers, loss = self.obj_modifiers, self._obj_loss
         if not (modifiers.is_on or self.hard.is_on):
             return head
         elements = loss.elements(head.logits, head.targets)
@@ -329,11 +357,11 @@ class ComputeLoss:
             factor = product((factor, layer.on_cells(self.class_weights[layer.match.classes])))
         elements = head.elements
         if factor is not None:
-            elements = (self.BCEobj.elements(head.logits, head.targets) if elements is None else elements) * factor
+            elements = (self._obj_loss.elements(head.logits, head.targets) if elements is None else elements) * factor
         if self.obj_modifiers.norm == "pos":
             total = elements.sum() / self.obj_modifiers.positives(i, sums)
             return total if sums.counts else total * 0.0
-        mean = self.BCEobj(head.logits, head.targets) if elements is None else elements.mean()
+        mean = self._obj_loss(head.logits, head.targets) if elements is None else elements.mean()
         return mean if batch.part is None else mean * batch.part
 
     def objectness_targets(self, tobj: Tensor, cells: Tensor, iou: Tensor, owners: Tensor | None = None) -> Tensor:
@@ -487,8 +515,8 @@ class ComputeLoss:
 
     def _stateful(self) -> dict[str, nn.Module]:
         return {
-            "cls_loss": self.BCEcls,
-            "obj_loss": self.BCEobj,
+            "cls_loss": self._cls_loss,
+            "obj_loss": self._obj_loss,
             "cls_modifiers": self.cls_modifiers,
             "obj_modifiers": self.obj_modifiers,
         }
@@ -503,4 +531,4 @@ class ComputeLoss:
         if self._learns:
             self.cls_modifiers.absorb(sums)
             self.obj_modifiers.absorb(sums)
-            self.BCEcls.step()
+            self._cls_loss.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,11 +38,18 @@ class _Options:
     nc: int
 
 
+def class_list(classes: Iterable[int] | int | None) -> list[int] | None:
+    """Return class numbers as a list; a single number stands for itself, None for all classes."""
+    if classes is None:
+        return None
+    return [classes] if isinstance(classes, int) else [int(c) for c in classes]
+
+
 def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
     prediction: torch.Tensor | Sequence[torch.Tensor],
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | int | None = None,
     agnostic: bool = False,
     multi_label: bool = False,
     labels: Sequence[torch.Tensor | Sequence[Sequence[float]]] = (),
@@ -62,7 +69,7 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
             that starts with it.
         conf_thres: smallest objectness and smallest objectness x class score, 0 to 1.
         iou_thres: a box that overlaps a better one of its class by more is dropped, 0 to 1.
-        classes: keep only these class numbers.
+        classes: keep only these class numbers, or this one.
         agnostic: boxes of different classes suppress each other too.
         multi_label: one row may give a detection for each class above the threshold.
         labels: per image (k, 5) class, centre x, y, w, h in pixels, added as certain candidates.
@@ -82,7 +89,7 @@ def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)
     if not isinstance(prediction, torch.Tensor):
         prediction = prediction[0]
     nc = prediction.shape[2] - nm - 5
-    wanted = None if classes is None else [int(c) for c in classes]
+    wanted = class_list(classes)
     if class_thres is not None:
         class_thres = _checked_thresholds(class_thres, nc).to(prediction.device)
         conf_thres = float(class_thres.min())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,23 @@ def feature_visualization(
     LOGGER.info("Saving %s... (%d/%d)", path, count, len(maps))
     save_figure(figure, path, 150)
     make_whole(path.with_suffix(".npy"), lambda part: np.save(part, maps))
+
+
+@contextlib.contextmanager
+def saved_feature_maps(layers: Iterable[torch.nn.Module], folder: Path) -> Iterator[None]:
+    """Save what each layer, with its number ``i`` and its ``type``, returns on its first call in this context."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def save(layer: Any, _: Any, output: Any) -> None:
+        feature_visualization(output, layer.type, layer.i, save_dir=folder)
+        taken[layer.i].remove()
+
+    taken = {layer.i: layer.register_forward_hook(save) for layer in layers}
+    try:
+        yield
+    finally:
+        for handle in taken.values():
+            handle.remove()
 
 
 def imshow_cls(  # noqa: PLR0913 (inherited signature)

@@ -82,6 +82,7 @@ def predict_source(opt: argparse.Namespace, kind: Kind) -> None:
     from utils.detection import Clock, detect_all
     from utils.general import check_img_size
     from utils.logit_adjustment import MAX_TAU, adjusted
+    from utils.nms import class_list
     from utils.paths import increment_path
     from utils.sources import check_source, open_source
     from utils.torch_utils import select_device
@@ -93,6 +94,7 @@ def predict_source(opt: argparse.Namespace, kind: Kind) -> None:
     source = check_source(str(opt.source))
     model = DetectMultiBackend(opt.weights, device=select_device(opt.device), dnn=opt.dnn, data=opt.data, fp16=opt.half)
     require_head(model, opt.weights, getattr(yolo, kind.head))
+    opt.classes = class_list(opt.classes)
     check_classes(opt.classes, model.names)
     nms = {
         "conf_thres": opt.conf_thres,
@@ -110,7 +112,7 @@ def predict_source(opt: argparse.Namespace, kind: Kind) -> None:
         batch = 1 if model.pt else len(getattr(dataset, "sources", [0]))  # streams come as one batch
         model.warmup(imgsz=(batch, 3, *imgsz))  # refuses a size that the file was not made for
         save_dir = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
-        features = save_dir / "features" if opt.visualize else None
+        features = save_dir if opt.visualize else None
         with open_writer(save_dir, model.names) as writer:
             seen = detect_all(model, dataset, writer, nms, opt.augment, features, clock, kind.finish(opt))
     report(dataset, seen, save_dir, writer, clock, imgsz)
@@ -274,7 +276,7 @@ def parse_options(
     add("--half", action="store_true", help="half precision on a GPU")
     add("--dnn", action="store_true", help="use OpenCV for ONNX files")
     add("--vid-stride", type=int, default=1, help="use each n-th frame of a video")
-    add("--visualize", action="store_true", help="save the feature maps of each layer in features/")
+    add("--visualize", action="store_true", help="save the feature maps of each layer in a folder for each image")
     for name, settings in (more or {}).items():
         parser.add_argument(name, **settings)
     opt = parser.parse_args()

@@ -66,7 +66,7 @@ def class_weights(
     """Return the class weights that the hyperparameters ask for, None when they are off.
 
     Steps: the scheme's formula or the given numbers; ``cls_weights_power``; a limit of ``cls_weights_max`` times the
-    smallest; the norm. Classes without instances stay out of limit and norm, and a scheme gives them 1.
+    smallest; the norm. Classes without instances have 1 and no part in limit and norm.
 
     Args:
         hyp: hyperparameters (``cls_weights`` and its companions).
@@ -87,8 +87,8 @@ def class_weights(
     if problems:
         raise InputErrors(problems)
     raw = _raw_weights(chosen, counts, class_names(names), hyp.get("cls_weights_beta", 0.999), labels)
-    raw = raw ** hyp.get("cls_weights_power", 1.0)
     present = counts > 0
+    raw = np.where(present, raw ** hyp.get("cls_weights_power", 1.0), 1.0)
     values, clipped = limit_weights(raw, present, hyp.get("cls_weights_max", 10.0))
     norm = hyp.get("cls_weights_norm", "auto")
     if norm == "auto":

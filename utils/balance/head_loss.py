@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.balance.base_losses import bce, full_precision, log_prior, logit_adjusted_loss, softmax_focal_loss
+from utils.errors import WorkError
 
 
 class HeadContext(NamedTuple):
@@ -50,6 +51,11 @@ class HeadLoss(nn.Module):
         self.function = function
         self.iou_targets = iou_targets
         self.register_buffer("pos_weight", pos_weight_tensor(pos_weight), persistent=False)
+
+    @property
+    def has_elements(self) -> bool:
+        """Whether ``elements`` works."""
+        return True
 
     def elements(self, logits: Tensor, targets: Tensor, context: HeadContext | None = None) -> Tensor:
         """Return the unreduced loss in float32, the shape of ``logits``; (n, 1) when rows are scored as a whole.
@@ -98,6 +104,50 @@ class HeadLoss(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor, context: HeadContext | None = None) -> Tensor:
         """Return the mean over all elements, shape (); 0 without any, still part of the graph."""
         return self.elements(logits, targets, context).mean() if logits.numel() else logits.sum() * 0
+
+
+class GivenLoss(HeadLoss):
+    """A loss that the caller put in the place of a head's, such as ``FocalLoss(nn.BCEWithLogitsLoss())``.
+
+    Args:
+        given: (logits, targets) → loss, a mean or its elements. What it holds is the caller's: it is neither moved to
+            a device nor saved.
+    """
+
+    def __init__(self, given: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__(bce)
+        object.__setattr__(self, "given", given)  # not as a part of this module
+
+    @property
+    def has_elements(self) -> bool:
+        """Whether ``elements`` works: the loss can be told not to reduce."""
+        return hasattr(self.given, "reduction")
+
+    def elements(self, logits: Tensor, targets: Tensor, context: HeadContext | None = None) -> Tensor:  # noqa: ARG002
+        """Return the unreduced loss, the shape of ``logits``.
+
+        Raises:
+            WorkError: it gives means alone, and something has to weight its elements.
+        """
+        if not self.has_elements:
+            raise WorkError(
+                f"{type(self.given).__name__} in the place of a head's loss gives no elements, which class or label "
+                "weights, modifiers or several processes ask for; expected is a loss with the attribute 'reduction'"
+            )
+        before, self.given.reduction = self.given.reduction, "none"
+        try:
+            return self.given(logits, targets)
+        finally:
+            self.given.reduction = before
+
+    def forward(self, logits: Tensor, targets: Tensor, context: HeadContext | None = None) -> Tensor:  # noqa: ARG002
+        """Return the mean over all elements, shape (); 0 without any, still part of the graph."""
+        return self.given(logits, targets).mean() if logits.numel() else logits.sum() * 0
+
+
+def own_loss(loss: HeadLoss) -> Callable[..., Tensor]:
+    """Return what was put in the place of a head's loss, or the head's own."""
+    return loss.given if isinstance(loss, GivenLoss) else loss
 
 
 class BCELoss(HeadLoss, nn.BCEWithLogitsLoss):

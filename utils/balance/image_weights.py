@@ -178,9 +178,12 @@ def map_weights(labels: Labels, nc: int, maps: np.ndarray, background: float = 0
     return weights
 
 
-def expected_instances(images: np.ndarray, labels: Labels, nc: int) -> np.ndarray:
-    """Return (nc,): the boxes per class among as many draws by ``images`` (N,) as there are images, on average."""
-    share = images / images.sum() * len(labels)
+def expected_instances(images: np.ndarray, labels: Labels, nc: int, *, expand: bool = False) -> np.ndarray:
+    """Return (nc,): the boxes per class in an epoch of draws by ``images`` (N,), on average.
+
+    An epoch is as many draws as there are images, with ``expand`` each image as often as its weight says.
+    """
+    share = images if expand else images / images.sum() * len(labels)
     numbers, classes = image_and_class(labels)
     return np.bincount(classes, weights=share[numbers], minlength=nc)
 

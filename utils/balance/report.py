@@ -13,6 +13,7 @@ from utils.balance.label_counts import Labels
 from utils.balance.loss_names import COUNT_BASED, HEADS, base_loss, loss_parameters
 from utils.hyperparameter_table import class_names
 
+DRAWING = {"sampler", "rare_paste"}  # remedies that show rare classes more often
 HEAD_TITLES = {"cls": "class loss", "obj": "objectness loss"}
 # modifier -> the keys that belong to it; "{head}" is cls or obj
 HEAD_MODIFIERS: dict[str, tuple[str, ...]] = {
@@ -36,9 +37,10 @@ def balance_table(
     weights: ClassWeights | None = None,
     sampler: SamplerWeights | None = None,
     labels: Labels | None = None,
+    length: str = "fixed",
 ) -> str:
     """Return a table with a line per class: instances, images, class weight, times drawn ('-' where off), and with a
-    sampler the boxes of the class that an epoch of as many draws as images holds on average.
+    sampler the boxes of the class that an epoch holds on average.
 
     Args:
         names: class names, as a list or {id: name}.
@@ -47,11 +49,12 @@ def balance_table(
         weights: of the class loss.
         sampler: what images are drawn by.
         labels: per image, for the last column.
+        length: of an epoch, fixed or expand.
     """
     names = class_names(names)
     drawn = np.asarray(counts)
     if sampler is not None and labels is not None:
-        drawn = expected_instances(sampler.images, labels, len(names))
+        drawn = expected_instances(sampler.images, labels, len(names), expand=length == "expand")
     width = max(len("class"), *map(len, names))
     total = max(int(np.sum(counts)), 1)
     head = f"{'class':<{width}}{'instances':>11}{'share':>8}{'images':>9}{'weight':>9}{'repeat':>9}{'per epoch':>11}"
@@ -103,7 +106,10 @@ def paste_factors(hyp: Mapping[str, Any], labels: Labels, nc: int, drawn: np.nda
 def double_correction(
     remedies: Mapping[str, np.ndarray | None], names: Names, losses: Mapping[str, Any] | None = None
 ) -> str | None:
-    """Return a warning when several remedies favour rare classes, with the product of their factors, else None.
+    """Return a line when several remedies favour rare classes, with the product of their factors, else None.
+
+    It is a warning unless all of them do nothing but show rare classes more often, as the hyp files that come with
+    this program do: then their factors are meant to go together.
 
     Args:
         remedies: name → (nc,) factor by which it raises each class; None, or the same for all classes, is off.
@@ -122,8 +128,11 @@ def double_correction(
     text = ", ".join(f"{name} {value:.4g}" for name, value in zip(class_names(names), product, strict=True))
     factors = " × ".join(at_work)
     how_many = "both" if len(who) == 2 else "all"
-    what = f"{together} {how_many} correct the class balance (usually one is enough)"
-    return f"WARNING {what}, {factors} per class: {text}"
+    if set(who) <= DRAWING:
+        return f"{together} {how_many} show rare classes more often, {factors} per class: {text}"
+    return (
+        f"WARNING {together} {how_many} correct the class balance (usually one is enough), {factors} per class: {text}"
+    )
 
 
 def _loss_line(hyp: Mapping[str, Any], head: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from utils.data.image_cache import DiskCache, RamCache, cache_key, fill_ram, fits_in_memory
 from utils.errors import WorkError
 from utils.images import imread
+from utils.logs import LOGGER
 
 _JPEG = (".jpg", ".jpeg", ".mpo")
 _THREADS = 8
@@ -29,6 +31,7 @@ class ImageStore:
     Attributes:
         original_hw: (N, 2) height and width of the files.
         hw: (N, 2) height and width of the images that come out.
+        arrays: files without their suffix beside which a .npy file lies, which takes the image's place.
         ram: the cache in memory, if any.
         disk: the cache in files, empty until filled.
     """
@@ -41,6 +44,7 @@ class ImageStore:
         longest = self.original_hw.max(1, keepdims=True)
         scaled = np.ceil(self.original_hw * (size / longest)).astype(np.int64)
         self.hw = np.where(self.original_hw == longest, size, np.minimum(scaled, size))
+        self.arrays = arrays_beside(files)
         self.ram: RamCache | None = None
         self.disk = DiskCache(files, self.hw, f"{size}{'t' if fast else 'v'}")
 
@@ -86,8 +90,10 @@ class ImageStore:
         part = 1
         if self.fast and file.lower().endswith(_JPEG):
             part = next((k for k in (8, 4, 2) if ratio * k <= 1), 1)
+        given = self._array(i)
+        part = part if given is None else 1
         try:
-            im = imread(file, reduce=part, whole=True)
+            im = imread(file, reduce=part, whole=True) if given is None else given
         except (ValueError, OSError, cv2.error) as error:
             text = " ".join(str(error).split())
             raise WorkError(text if text.startswith(file) else f"{file}: {text}") from None
@@ -100,6 +106,40 @@ class ImageStore:
             linear = self.fast or ratio > 1
             im = cv2.resize(im, (w, h), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
         return im
+
+    def _array(self, i: int) -> np.ndarray | None:
+        """Return the pixels (h, w, 3) BGR of the .npy file beside image i, None where there is none that fits."""
+        stem = os.path.splitext(self.files[i])[0]
+        if stem not in self.arrays:
+            return None
+        path, wanted = f"{stem}.npy", (*self.original_hw[i].tolist(), 3)
+        try:
+            im = np.load(path, allow_pickle=False)
+            problem = "" if im.dtype == np.uint8 and im.shape == wanted else f"holds {im.dtype} {im.shape}"
+        except Exception as error:  # whatever NumPy's reader meets
+            problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        if problem:
+            LOGGER.warning("WARNING %s: %s, not uint8 %s; the image is decoded instead", path, problem, wanted)
+            self.arrays.discard(stem)
+            return None
+        return im
+
+
+def arrays_beside(files: Sequence[str]) -> set[str]:
+    """Return the files, without their suffixes, beside which lies a .npy file of that name, as YOLOv5 caches images."""
+    found: set[str] = set()
+    for folder in {os.path.dirname(file) for file in files}:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        found |= {os.path.join(folder, name[:-4]) for name in names if name.endswith(".npy")}
+    if not found:
+        return found
+    found &= {os.path.splitext(file)[0] for file in files}
+    if found:
+        LOGGER.info("%d of %d images are read from the .npy files beside them", len(found), len(files))
+    return found
 
 
 def _scaled_exactly(im: np.ndarray, size: tuple[int, int], step_x: float, step_y: float) -> np.ndarray:

@@ -10,13 +10,21 @@ from typing import Any
 
 import yaml
 
+from utils.balance.loss_names import COUNT_BASED, base_loss
 from utils.diagnosis.fact_table import UNKNOWN_TEXT, fill
 from utils.diagnosis.rules import Rule
 from utils.errors import InputErrors, WorkError
+from utils.hyperparameter_rules import is_on
 from utils.hyperparameter_table import settings_of
 from utils.hyperparameters import Hyperparameters
 
 LONGEST_COMMENT = 116
+# What corrects the balance of the classes, by the keys that do it. Two of these at once multiply.
+CORRECTIONS: dict[str, tuple[str, ...]] = {
+    "class weights": ("cls_weights", "cls_pw"),
+    "drawing rare classes more often": ("sampler", "rare_paste"),
+    "a loss that counts classes": ("cls_loss",),
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,8 @@ def _command(template: str, row: Mapping[str, Any]) -> str:
 def changed_hyp(lines: Sequence[Line], base: Mapping[str, Any]) -> tuple[dict[str, Any], list[Change], list[str]]:
     """Return the hyperparameters with the lines' changes, the changes, and notes on what was left out.
 
-    The first line that changes a key wins. A line whose changes contradict the others is left out as a whole.
+    The first line that changes a key wins. A line whose changes contradict the others is left out as a whole. Where
+    the classes' balance is corrected already, by the run or by a line further up, no second correction is added.
     """
     settings = settings_of(Hyperparameters)
     hyp = {key: rule.default for key, rule in settings.items() if rule.required} | dict(base)
@@ -151,7 +160,8 @@ def changed_hyp(lines: Sequence[Line], base: Mapping[str, Any]) -> tuple[dict[st
     notes: list[str] = []
     for line in lines:
         wanted, found_notes = _wanted(line, hyp, changes)
-        notes += [note for note in found_notes if note not in notes]
+        wanted, doubled = _without_second_correction(line, wanted, hyp)
+        notes += [note for note in [*found_notes, *doubled] if note not in notes]
         trial = hyp | wanted
         try:
             Hyperparameters.from_dict(trial, source="advice")
@@ -180,6 +190,35 @@ def _wanted(line: Line, hyp: Mapping[str, Any], changes: Mapping[str, Change]) -
         else:
             wanted[key] = value
     return wanted, notes
+
+
+def _without_second_correction(
+    line: Line, wanted: Mapping[str, Any], hyp: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the wanted changes without those that correct the balance in another way than the settings do already."""
+    in_force = _corrections(hyp)
+    second = [way for way in _corrections(wanted) if in_force and way not in in_force]
+    if not second:
+        return dict(wanted), []
+    out = [key for key in wanted if any(key.startswith(start) for way in second for start in CORRECTIONS[way])]
+    already = " and ".join(f"{key} {hyp[key]}" for keys in in_force.values() for key in keys)
+    note = (
+        f"{line.rule}: {', '.join(out)} left out, {already} corrects the balance already, and two corrections multiply"
+    )
+    return {key: value for key, value in wanted.items() if key not in out}, [note]
+
+
+def _corrections(hyp: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return which ways of CORRECTIONS the settings use, with the keys that do it."""
+    at_work = {
+        "cls_weights": hyp.get("cls_weights") is not None,
+        "cls_pw": isinstance(hyp.get("cls_pw"), Sequence),
+        "sampler": is_on(hyp.get("sampler")),
+        "rare_paste": is_on(hyp.get("rare_paste")),
+        "cls_loss": base_loss(hyp.get("cls_loss")) in COUNT_BASED,
+    }
+    ways = {way: [key for key in keys if at_work[key]] for way, keys in CORRECTIONS.items()}
+    return {way: keys for way, keys in ways.items() if keys}
 
 
 def _titled(line: Line) -> str:

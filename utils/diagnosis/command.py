@@ -83,14 +83,20 @@ class Diagnosis:
     # Before the folder is made: whatever can be refused -----------------------------------------------------------
 
     def load(self) -> None:
-        """Read labels and predictions."""
+        """Read labels and predictions.
+
+        Raises:
+            InputError: something does not fit; whatever needs no predictions is refused before they are made.
+        """
         opt, tasks = self.opt, set(self.opt.task)
         judged = bool({"errors", "labels"} & tasks and (opt.weights or opt.pred))
         if self.gt is None and (judged or "errors" in tasks or ("balance" in tasks and "labels" not in tasks)):
             self.gt = load_ground_truth(self.facts, opt.split, prefix=colorstr(f"{opt.split}: "))
+        if self.gt is not None:
+            self._confidence()
         if self.views is None and judged:
             source = opt.pred or (opt.weights[0] if len(opt.weights) == 1 else opt.weights)
-            self.views = runs.predictions_of(source, opt, self.gt)
+            self.views = runs.predictions_of(source, opt, self.gt, "--pred" if opt.pred else "--weights")
         if self.gt is not None and {"errors", "balance"} & tasks:
             self.train = self._train_facts()
 
@@ -163,6 +169,10 @@ class Diagnosis:
     def run_errors(self) -> None:
         """Judge the predictions in both views."""
         opt, gt, views = self.opt, self._known_gt, self._known_views
+        if not len(gt):
+            LOGGER.warning(
+                "WARNING no object is labelled in the %s images: mAP, misses and wrong classes are unknown", opt.split
+            )
         settings = TideSettings(
             opt.iou_found, opt.iou_background, None, COCO_AREAS[opt.area] if opt.area else None,
             tuple(opt.classes) if opt.classes else None,
@@ -173,7 +183,8 @@ class Diagnosis:
         self.summary["errors"] = summary.errors_summary(self.judged, self.train, disputed)
         if self.agreement:
             self.summary["agreement"] = summary.agreement_summary(self.agreement, self.judged)
-        self.summary["run"]["map50_train"] = runs.train_map50(opt, self.facts, gt)
+        if self.train is not None:
+            self.summary["run"]["map50_train"] = runs.train_map50(opt, self.facts, gt)
         notes = [NOTES["views"], *([] if views.b_exact else [NOTES["derived"]]), NOTES["absent"]]
         self.summary["notes"] += notes + ([NOTES["train"]] if self._in_sample() else [])
         limits = gallery.Limits(total=opt.max_crops)
@@ -306,10 +317,25 @@ class Diagnosis:
         self.summary["files"][name] = meaning
 
     def run(self, folder: Path | None, log: TensorBoardLog | None = None, step: int = 0) -> None:
-        """Load, do the tasks, advise, write."""
-        tasks = self.opt.task
+        """Load, do the tasks, advise, write.
+
+        Raises:
+            InputError: something does not fit; a folder that was made by then is taken away again while it is empty.
+        """
+        project = Path(self.opt.project)
+        is_new = folder is None and not project.exists()
         self.load()
         self.open(folder)
+        try:
+            self._work(log, step)
+        except InputError:
+            for made in (self.folder, project) if is_new else (self.folder,):
+                if folder is None and not any(made.iterdir()):
+                    made.rmdir()
+            raise
+
+    def _work(self, log: TensorBoardLog | None, step: int) -> None:
+        tasks = self.opt.task
         if "agreement" in tasks:
             self.run_agreement()
         if "errors" in tasks:

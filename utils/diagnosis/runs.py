@@ -21,17 +21,30 @@ from utils.paths import ROOT, check_file, check_yaml
 from utils.yaml_files import read_yaml
 
 MODEL_ENDINGS = (".pt", ".pth", ".onnx", ".torchscript", ".engine", ".pb", ".tflite", ".xml", ".mlmodel")
+MODEL_FOLDER = "_model"  # end of the names of folders that export.py writes
 DEFAULT_HYP = ROOT / "data/hyps/hyp.scratch-low.yaml"
 
 
-def predictions_of(source: str | Sequence[str], opt: argparse.Namespace, gt: GroundTruth) -> Views:
+def predictions_of(source: str | Sequence[str], opt: argparse.Namespace, gt: GroundTruth, option: str) -> Views:
     """Return the predictions of weights, of a COCO JSON or of a label folder on the images of ``gt``.
+
+    Args:
+        source: of these, one of the latter two or any number of weights.
+        opt: the options.
+        gt: of the judged split.
+        option: which of them named the source, for messages.
 
     Raises:
         InputError: it is none of these, or does not fit the data set.
     """
-    if isinstance(source, str) and (Path(source).is_dir() or Path(source).suffix.lower() == ".json"):
-        return load_predictions(source, gt, opt.annotations)
+    if isinstance(source, str):
+        path = Path(source)
+        best = path / "weights" / "best.pt"
+        if best.is_file():
+            raise InputError(f"{option} {source}: is a run folder, its weights are {best}")
+        exported = path.name.endswith(MODEL_FOLDER)
+        if path.suffix.lower() == ".json" or (path.is_dir() and not exported and option != "--weights"):
+            return load_predictions(source, gt, opt.annotations)
     from utils.diagnosis.model_predictions import predict_views
 
     views, _ = predict_views(
@@ -205,4 +218,4 @@ def _replaced(pred: Predictions, part: GroundTruth, images: Sequence[ImageInfo])
 
 def judged_run(source: str, opt: argparse.Namespace, like: Judged, conf: float | np.ndarray | None) -> Judged:
     """Return another run's predictions, judged as ``like`` was."""
-    return judge(like.gt, predictions_of(source, opt, like.gt), conf, None, like.ap_view.settings)
+    return judge(like.gt, predictions_of(source, opt, like.gt, "--compare"), conf, None, like.ap_view.settings)

@@ -18,6 +18,7 @@ from utils.errors import InputError
 
 TYPES = ("TP", "Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")  # codes are places; predictions are never Miss
 TP, CLS, LOC, BOTH, DUPE, BKG, MISS = range(len(TYPES))
+PERFECT = 100.0  # mAP with nothing wrong
 LEFT_OUT = -1  # code of predictions outside max_det, the area or the classes
 ERRORS = TYPES[1:]
 COCO_AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}  # px²
@@ -193,11 +194,12 @@ def _in_area(sizes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
 def _gain(before: float, after: float) -> float:
     """Return what the mean AP gains; never below 0, which sampling at 101 levels could give.
 
-    NaN without a mean to begin with; 0 where the mending leaves no class with objects.
+    NaN without a mean to begin with. Where the mending leaves no class with objects, nothing is left to find, and all
+    that was missing is gained.
     """
     if np.isnan(before):
         return before
-    return 0.0 if np.isnan(after) else max(0.0, after - before)
+    return PERFECT - before if np.isnan(after) else max(0.0, after - before)
 
 
 class _Book:

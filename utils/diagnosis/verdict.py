@@ -29,12 +29,10 @@ def _state(summary: Mapping[str, Any]) -> str:
     data, errors, audit = summary["data"], summary.get("errors"), summary.get("audit")
     if errors:
         counts = errors["operating"]["counts"]
-        right = counts["TP"] / counts["predictions"] if counts["predictions"] else None
         return (
             f"mAP at IoU {errors['tide']['settings']['t_f']:g} is {number(errors['tide']['map'])} on "
             f"{plural(data['images'], 'image')}; at confidence {errors['conf_text']} the model finds "
-            f"{counts['TP']:,} of {plural(counts['objects'], 'object')} with their class, and {percent(right)} of what "
-            "it shows is right."
+            f"{counts['TP']:,} of {plural(counts['objects'], 'object')} with their class, and {_shown(counts)}."
         )
     if audit:
         return (
@@ -50,6 +48,15 @@ def _state(summary: Mapping[str, Any]) -> str:
     return f"The data set has {plural(data['images'] or 0, 'image')} with {plural(data['objects'] or 0, 'object')}."
 
 
+def _shown(counts: Mapping[str, int]) -> str:
+    """Return in words how much of what the model shows is right."""
+    if not counts["predictions"]:
+        return "shows nothing"
+    if not counts["objects"]:
+        return f"shows {counts['predictions']:,}"
+    return f"{percent(counts['TP'] / counts['predictions'])} of what it shows is right"
+
+
 def _cause(summary: Mapping[str, Any], facts: Facts) -> str:
     run = facts.run
     uneven = _imbalance(run)
@@ -63,6 +70,9 @@ def _cause(summary: Mapping[str, Any], facts: Facts) -> str:
             text += f"; confused most: {pairs}"
         return f"{text}{uneven and f'; {uneven}'}."
     if summary.get("errors"):
+        if not summary["data"]["objects"]:
+            unknown = "No object is labelled in this split, so that mAP, misses and wrong classes are unknown"
+            return f"{unknown}{uneven and f'; {uneven}'}."
         return f"No type of error costs as much as 0.1 points of mAP{uneven and f'; {uneven}'}."
     audit = summary.get("audit")
     if audit and audit["codes"]:

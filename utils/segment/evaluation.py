@@ -114,8 +114,8 @@ class MaskResult:
     def save_plots(self, save_dir: str | Path) -> None:
         """Save the confusion matrix of the boxes and the PR, F1, P and R curves of both."""
         self.box.confusion_matrix.plot(save_dir=save_dir, names=list(self.names.values()))
-        self.box.curves.save(f"{save_dir}/Box_", self.names)
-        self.mask.curves.save(f"{save_dir}/Mask_", self.names)
+        self.box.curves.save(f"{save_dir}/Box", self.names)
+        self.mask.curves.save(f"{save_dir}/Mask", self.names)
 
 
 def _columns(part: EvalResult) -> tuple[np.ndarray, ...]:

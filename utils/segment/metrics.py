@@ -50,10 +50,10 @@ def ap_per_class_box_and_mask(  # noqa: PLR0913, PLR0917 (inherited signature)
         tp_m: bool (n, t), which masks are right at each IoU threshold, 0.5 first.
         tp_b: the same of the boxes.
         conf, pred_cls, target_cls, plot, save_dir, names: as of ``utils.metrics.ap_per_class``; the curves' names begin
-            with Box_ and Mask_.
+            with Box and Mask.
     """
     found = {}
-    for kind, tp, prefix in (("boxes", tp_b, "Box_"), ("masks", tp_m, "Mask_")):
+    for kind, tp, prefix in (("boxes", tp_b, "Box"), ("masks", tp_m, "Mask")):
         values = ap_per_class(tp, conf, pred_cls, target_cls, plot, save_dir, names, prefix=prefix)
         found[kind] = dict(zip(("p", "r", "f1", "ap", "ap_class"), values[2:], strict=True))
     return found

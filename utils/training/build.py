@@ -288,13 +288,13 @@ def wrap_parallel(model: nn.Module, opt: argparse.Namespace, world: World, devic
     """Wrap the model for distributed training; with --sync-bn batch norm spans all processes.
 
     Raises:
-        InputError: --sync-bn without CUDA and torchrun.
+        InputError: --sync-bn without CUDA.
     """
     from utils.torch_utils import smart_DDP
 
-    if opt.sync_bn:
-        if not world.is_distributed or device.type != "cuda":
-            raise InputError("--sync-bn: allowed with CUDA devices under torchrun only")
+    if opt.sync_bn and world.is_distributed:
+        if device.type != "cuda":
+            raise InputError("--sync-bn: allowed with CUDA devices alone")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return smart_DDP(model) if world.is_distributed else model
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.balance import report
-from utils.balance.class_weights import ClassWeights, class_weights
+from utils.balance.class_weights import ClassWeights, class_weights, first_weighted_epoch
 from utils.balance.image_weights import REPLACING, SamplerWeights, expected_instances, sampler_weights
 from utils.balance.label_counts import class_counts, image_counts
 from utils.balance.samplers import weighted_order
@@ -37,7 +37,7 @@ class ClassBalance:
         table: a line per class.
         remedies: a line per remedy at work in the loss and the order of images.
         augmentations: a line per remedy that changes images; the data set has logged them.
-        warning: what is corrected twice, None when nothing is.
+        warning: what is corrected twice, or shown more often in two ways; None when nothing is.
     """
 
     instances: np.ndarray
@@ -64,7 +64,7 @@ class ClassBalance:
         """Write all of it to the run log."""
         LOGGER.info("\n".join([self.table, *self.remedies]))
         if self.warning:
-            LOGGER.warning(self.warning)
+            (LOGGER.warning if self.warning.startswith("WARNING") else LOGGER.info)(self.warning)
 
     def facts(self) -> dict[str, Any]:
         """Return what must be the same when the run is resumed."""
@@ -105,7 +105,15 @@ def resolve_settings(hyp: Hyperparameters, opt: argparse.Namespace, data: Any) -
     if hyp["sampler"] == REPLACING and hyp["sampler_len"] == "expand":
         why = "expand cannot be combined with image_weights, which draws with replacement"
         raise InputErrors([f"{source}: sampler_len: {why}"])
+    if hyp["sampler"] == REPLACING and opt.noval:
+        LOGGER.warning("WARNING image_weights: with --noval no mAP is known, so that images weigh by 1/instances alone")
     hyp = _with_class_weights(hyp, opt, data)
+    start = hyp["cls_weights_start"]
+    if hyp[WEIGHTS_KEY] is not None and first_weighted_epoch(start, opt.epochs) >= opt.epochs:
+        LOGGER.warning(
+            "WARNING %s: cls_weights_start: %g is beyond the last of %d epochs: the class weights never hold",
+            source, start, opt.epochs,
+        )  # fmt: skip
     for line in hyp.expansions():
         LOGGER.info("%s: %s", source, line)
     for remark in hyp.remarks():
@@ -154,12 +162,14 @@ def apply_class_balance(hyp: Hyperparameters, data: Any, loader: Any, dataset: A
     digest, label_line = apply_label_weights(hyp["label_weights"], data, dataset)
     remedies = [*report.loss_lines(hyp), *([label_line] if label_line else [])]
     remedies += [part.summary(data.names) for part in (weights, sampler) if part is not None]
-    augmentations = [] if dataset.changes is None else dataset.changes.describe(data.names)
+    changes = dataset.changes
+    augmentations = [] if changes is None else changes.describe(data.names)
+    pastes = changes is not None and changes.paste is not None
     return ClassBalance(
         instances, images, weights, sampler, digest,
-        report.balance_table(data.names, instances, images, weights, sampler, labels), tuple(remedies),
-        tuple(augmentations),
-        report.double_correction(class_factors(hyp, weights, sampler, labels, nc), data.names, hyp),
+        report.balance_table(data.names, instances, images, weights, sampler, labels, hyp["sampler_len"]),
+        tuple(remedies), tuple(augmentations),
+        report.double_correction(class_factors(hyp, weights, sampler, labels, nc, pastes), data.names, hyp),
     )  # fmt: skip
 
 
@@ -174,7 +184,12 @@ def draw_by(sampler: SamplerWeights, loader: Any, dataset: Any, length: str) -> 
 
 
 def class_factors(
-    hyp: Hyperparameters, weights: ClassWeights | None, sampler: SamplerWeights | None, labels: Any, nc: int
+    hyp: Hyperparameters,
+    weights: ClassWeights | None,
+    sampler: SamplerWeights | None,
+    labels: Any,
+    nc: int,
+    pastes: bool,
 ) -> dict[str, np.ndarray | None]:
     """Return by what factor each remedy raises each class (nc,), None for those that are off."""
     pos_weights = hyp["cls_pw"]
@@ -184,7 +199,7 @@ def class_factors(
         WEIGHTS_KEY: None if weights is None else weights.values,
         "cls_pw": np.asarray(pos_weights, dtype=np.float64) if isinstance(pos_weights, list) else None,
         "sampler": None if sampler is None else sampler.classes,
-        "rare_paste": report.paste_factors(hyp, labels, nc, drawn) if hyp["rare_paste"] else None,
+        "rare_paste": report.paste_factors(hyp, labels, nc, drawn) if pastes else None,
     }
 
 

@@ -144,7 +144,7 @@ def run_training(
         finally:
             leave_group()
             release_folders()
-    LOGGER.info(f"Started {begun:%Y-%m-%d %H:%M:%S}, results in {colorstr('bold', opt.save_dir)}")
+    LOGGER.info(f"Started {begun:%Y-%m-%d %H:%M:%S}\nResults saved to {colorstr('bold', opt.save_dir)}")
     return results
 
 

@@ -80,8 +80,6 @@ def _unknown_services() -> list[str]:
 
 def _excluded_together(opt: argparse.Namespace) -> list[str]:
     problems = []
-    if opt.rect and opt.image_weights:
-        problems.append("--rect with --image-weights: rectangular batches keep their order; allowed is one of the two")
     if not opt.cfg and not opt.weights:
         problems.append("--cfg '' and --weights '': one of the two must name a model")
     if opt.single_cls and opt.image_weights:
@@ -113,7 +111,13 @@ def check_device(opt: argparse.Namespace, device: torch.device) -> None:
 
 
 def warn_unused(opt: argparse.Namespace) -> None:
-    """Say which given options have no effect in this version, so that none is ignored in silence."""
+    """Say which given options have no effect, so that none is ignored in silence, and switch them off."""
+    if opt.rect and opt.image_weights:
+        LOGGER.warning("WARNING --rect: has no effect with --image-weights, which draws the order of the images")
+        opt.rect = False
+    if opt.sync_bn and not World.from_environment().is_distributed:
+        LOGGER.warning("WARNING --sync-bn: has no effect in a single process")
+        opt.sync_bn = False
     if opt.bucket:
         LOGGER.warning(f"WARNING --bucket {opt.bucket}: has no effect, all files stay in the run's folder")
     devices = [part for part in str(opt.device or "").split(",") if part.strip()]
