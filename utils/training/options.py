@@ -32,8 +32,8 @@ SHARED = {
     "noplots": False, "evolve": None, "resume_evolve": None, "cache": None, "image_weights": False,
     "multi_scale": False, "single_cls": False, "sync_bn": False, "quad": False, "cos_lr": False,
     "label_smoothing": 0.0, "patience": 100, "freeze": [0], "save_period": -1, "save_steps": 0, "diagnose": False,
-    "compile": False, "augment_on_device": False, "bbox_interval": -1, "entity": None, "upload_dataset": False,
-    "bucket": "",
+    "compile": False, "augment_on_device": False, "bbox_interval": -1, "artifact_alias": "latest", "entity": None,
+    "upload_dataset": False, "bucket": "",
 }  # fmt: skip
 
 
@@ -118,6 +118,8 @@ def warn_unused(opt: argparse.Namespace) -> None:
     if opt.sync_bn and not World.from_environment().is_distributed:
         LOGGER.warning("WARNING --sync-bn: has no effect in a single process")
         opt.sync_bn = False
+    if opt.artifact_alias != "latest":
+        LOGGER.warning(f"WARNING --artifact_alias {opt.artifact_alias}: has no effect, data sets come from files alone")
     if opt.bucket:
         LOGGER.warning(f"WARNING --bucket {opt.bucket}: has no effect, all files stay in the run's folder")
     devices = [part for part in str(opt.device or "").split(",") if part.strip()]

@@ -97,4 +97,5 @@ def training_parser(  # noqa: PLR0915  (an option a line)
     )
     add("--diagnose", action="store_true", help="at the end, also write which class errors there are, and what to try")
     add("--bbox_interval", type=int, default=-1, help="log validation pictures with boxes every N epochs")
+    add("--artifact_alias", type=str, default="latest", help="for command lines up to v7.0, has no effect")
     return parser
