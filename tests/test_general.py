@@ -186,6 +186,12 @@ def test_yaml_without_file_or_with_odd_bytes(tmp_path):
     assert read_yaml(tmp_path / "a.yaml") == {"a": 1, "b": {"c": 1}, "d": {"c": 1, "e": 2}, "f": "2024-01-01"}
 
 
+def test_bytes_of_another_encoding_leave_the_yaml_readable(tmp_path, caplog):
+    (tmp_path / "a.yaml").write_bytes(b"names: [R\xe9, WBC]\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"names": ["R_", "WBC"]}
+    assert "byte 9 is not UTF-8" in caplog.text
+
+
 _plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -107,8 +107,8 @@ def _read_text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        LOGGER.warning("WARNING %s: byte %d is not UTF-8; such bytes are read as '?'", path, error.start)
-        return raw.decode("utf-8-sig", errors="replace").replace("\ufffd", "?")
+        LOGGER.warning("WARNING %s: byte %d is not UTF-8; such bytes are read as '_'", path, error.start)
+        return raw.decode("utf-8-sig", errors="replace").replace("\ufffd", "_")  # a '?' has a meaning in YAML
 
 
 def _check_expanded_size(root: yaml.Node, source: str | Path) -> None:
