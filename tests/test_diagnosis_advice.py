@@ -151,6 +151,28 @@ def test_advice_never_corrects_the_balance_twice(
     assert any(left_out in note for note in advice.notes) or not left_out
 
 
+@pytest.mark.parametrize(
+    ("base", "after"),
+    [
+        ({"mixup": 0.3, "rare_paste": 0.9, "sampler": "class_balanced"}, (0.3, 0.9, "class_balanced")),
+        ({"mixup": 0.05, "rare_paste": 0.1, "sampler": "none"}, (0.1, 0.5, "repeat_factor")),
+    ],
+)
+def test_advice_never_weakens_what_is_there(base: dict[str, Any], after: tuple[Any, ...]) -> None:
+    advice = advise(RULES, Facts({"largest_error": "Cls"}, [], [FEW]), {**BASE, **base})
+    assert (advice.hyp["mixup"], advice.hyp["rare_paste"], advice.hyp["sampler"]) == after
+    missed = Facts({"largest_error": "Miss", "delta_miss": 9.0, "missed_small_share": 0.4, "missed": 9})
+    assert advise(RULES, missed, {**BASE, "obj_pw": 3.0}).hyp["obj_pw"] == 3.0
+    assert advise(RULES, missed, BASE).hyp["obj_pw"] == 1.5
+
+
+def test_a_model_that_finds_nothing_gets_no_change_of_its_settings() -> None:
+    run = {"largest_error": "Cls", "class_gain": 0.02, "cls": 0.5, "missed_share": 0.95, "missed": 95, "map50": 1.0}
+    advice = advise(RULES, Facts(run, [], [PAIR]), BASE)
+    assert [line.rule for line in advice.lines] == ["R7f"] and not advice.changes
+    assert {line.rule for line in advice.held_back} == {"R13a", "R4a"}
+
+
 def test_texts_carry_the_measured_values() -> None:
     facts = Facts(
         {"largest_error": "Cls", "data": "my set.yaml", "advice_file": "runs/a.yaml", "imgsz": 320}, [], [PAIR]
@@ -194,17 +216,20 @@ def test_fill_reads_values_and_nothing_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "nc", "gain"),
+    ("base", "nc", "layers", "gain"),
     [
-        (BaseHyp({"cls": 0.5}, "runs/train/exp/hyp.yaml"), 80, 0.5),  # COCO: as the file says
-        (BaseHyp({"cls": 2.0}, "this run"), 3, 0.075),
-        (BaseHyp({"lr0": 0.1}, "this run"), 3, None),
-        (BaseHyp(BASE, "hyp.scratch-low.yaml"), 3, 0.01875),  # named by the user
-        (BaseHyp(BASE, "hyp.scratch-low.yaml", of_run=False), 3, None),
+        (BaseHyp({"cls": 0.5}, "runs/train/exp/hyp.yaml"), 80, 3, 0.5),  # COCO: as the file says
+        (BaseHyp({"cls": 2.0}, "this run"), 3, 3, 0.075),
+        (BaseHyp({"cls": 2.0}, "this run"), 3, 4, 0.05625),
+        (BaseHyp({"cls": 2.0}, "this run"), 3, None, 0.075),
+        (BaseHyp({"lr0": 0.1}, "this run"), 3, 3, None),
+        (BaseHyp(BASE, "hyp.scratch-low.yaml"), 3, 3, 0.01875),  # named by the user
+        (BaseHyp(BASE, "hyp.scratch-low.yaml", of_run=False), 3, 3, None),
     ],
 )
-def test_gain_of_the_class_loss(base: BaseHyp, nc: int, gain: float | None) -> None:
-    found = class_gains(base, nc)
+def test_gain_of_the_class_loss(base: BaseHyp, nc: int, layers: int | None, gain: float | None) -> None:
+    """cls · nc/80 · 3/nl, as training scales it."""
+    found = class_gains(base, nc, layers)
     assert found["class_gain"] == (None if gain is None else pytest.approx(gain))
     assert found["cls"] == (None if gain is None else base.settings["cls"])
 
@@ -368,7 +393,8 @@ def test_advice_that_cannot_be_written_is_a_work_error(tmp_path: Path) -> None:
         ("label_errors", {"label_errors": 1}, {}, "label_errors is 1"),
         ("L12", {}, {"L12": 3}, "L12 is 3"),
         ("L12 >= 4", {}, {"L12": 3}, ""),
-        ("L12", {}, {}, ""),
+        ("L12", {}, {"L12": 0}, ""),
+        ("L12", {}, {}, "L12 was not measured by these tasks"),
         ("L12", {}, None, "L12 was not measured by these tasks"),
         ("alpha<0.8", {}, None, "alpha was not measured by these tasks"),
     ],
@@ -383,7 +409,9 @@ def test_fail_on(text: str, facts: dict[str, Any], codes: dict[str, int] | None,
     assert str(caught.value) == f"--fail-on {text}: {line}"
 
 
-@pytest.mark.parametrize("text", ["map51<3", "map50=3", "map50<", "<3", "map50<3<4", "rarest>1", "__class__"])
+@pytest.mark.parametrize(
+    "text", ["map51<3", "map50=3", "map50<", "<3", "map50<3<4", "rarest>1", "__class__", "L23", "L91"]
+)
 def test_tests_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(InputErrors, match="--fail-on"):
         read_tests([text])

@@ -205,6 +205,16 @@ def test_fail_on_ends_with_status_1_after_everything_is_written(sample: tuple[Pa
     assert (tmp_path / "exp" / "report.html").is_file()
 
 
+def test_codes_that_were_not_looked_for_do_not_pass(sample: tuple[Path, Path], tmp_path: Path) -> None:
+    common = {"data": str(sample[0]), "project": str(tmp_path), "task": ["labels"], "noplots": True}
+    with pytest.raises(WorkError) as caught:
+        diagnose.run(**common, look="headers", fail_on=["L16", "leaked_images", "L22", "L03"])
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        f"{name} was not measured by these tasks" for name in ("L16", "leaked_images", "L22")
+    ]
+    diagnose.run(**common, fail_on=["L15>1000", "leaked_images>1000", "L03"])
+
+
 def test_help_is_light() -> None:
     before = os.times()
     done = subprocess.run([*DIAGNOSE, "--help"], capture_output=True, text=True, check=True)

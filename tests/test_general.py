@@ -188,8 +188,12 @@ def test_yaml_without_file_or_with_odd_bytes(tmp_path):
 
 def test_bytes_of_another_encoding_leave_the_yaml_readable(tmp_path, caplog):
     (tmp_path / "a.yaml").write_bytes(b"names: [R\xe9, WBC]\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"names": ["R_", "WBC"]}
+    assert read_yaml(tmp_path / "a.yaml") == {"names": ["Ré", "WBC"]}
     assert "byte 9 is not UTF-8" in caplog.text
+    (tmp_path / "b.yaml").write_bytes("names: [größe, ½]\n".encode() + b"a: 1\xb75  # \x81\n")
+    assert read_yaml(tmp_path / "b.yaml") == {"names": ["größe", "½"], "a": "1·5"}
+    (tmp_path / "c.yaml").write_text("names: [größe]\n", encoding="utf-16")
+    assert read_yaml(tmp_path / "c.yaml") == {"names": ["größe"]}
 
 
 _plain = st.recursive(

@@ -20,9 +20,12 @@ def network():
 
 @pytest.fixture
 def runs(tmp_path, network):
-    """An interrupted run, a finished one, one of classification that used two GPUs, and a damaged file."""
+    """An interrupted run of four processes, a finished one, a clone's of classification on two GPUs, a damaged file."""
     states = {
-        "exp": ({"model": network, "epoch": 3, "optimizer": {"state": {}}}, "device: ''\n"),
+        "exp": (
+            {"model": network, "epoch": 3, "optimizer": {"state": {}}, "resume": {"facts": {"world_size": 4}}},
+            "device: ''\n",
+        ),
         "exp2": ({"model": network, "epoch": -1, "optimizer": None}, None),
         "cls/exp": (
             {"model": ClassificationModel(model=DetectionModel("yolov5n.yaml", nc=2), nc=3), "epoch": 0,
@@ -44,8 +47,8 @@ def runs(tmp_path, network):
 
 def test_interrupted_runs_and_their_scripts(runs):
     found = resume.interrupted_runs(runs)
-    assert [(str(path.relative_to(runs)), script) for path, script in found] == [
-        ("exp/weights/last.pt", "train.py"), ("cls/exp/weights/last.pt", "classify/train.py")
+    assert [(str(path.relative_to(runs)), *rest) for path, *rest in found] == [
+        ("exp/weights/last.pt", "train.py", 4), ("cls/exp/weights/last.pt", "classify/train.py", 2)
     ]  # fmt: skip
 
 
@@ -62,14 +65,24 @@ def test_commands(runs, monkeypatch):
     with pytest.raises(WorkError, match=r"1 of 2 runs failed: .*cls/exp"):
         resume.main(resume.parse_opt([str(runs)]))
     first, second = started
-    assert first == [sys.executable, str(resume.ROOT / "train.py"), "--resume", str(runs / "exp/weights/last.pt")]
-    assert second[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for words, script, processes in ((first, "train.py", "4"), (second, "classify/train.py", "2")):
+        assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        assert words[6:8] == [str(resume.ROOT / script), "--resume"]
     assert all((resume.ROOT / script).is_file() for script in (*resume.SCRIPTS.values(), "train.py"))
     with pytest.raises(MissingFileError, match="no such folder"):
         resume.main(resume.parse_opt([str(runs / "none")]))
 
 
-def test_devices_of_one_gpu_need_no_torchrun(tmp_path):
-    for device in ("", "cpu", "0", "mps", "None"):
-        assert resume.command(tmp_path / "last.pt", "train.py", device)[1] == str(resume.ROOT / "train.py")
+@pytest.mark.parametrize("device", ["", "cpu", "0", "mps", "None", "0,1"])
+def test_what_trained_in_one_process_needs_no_torchrun(tmp_path, device):
+    (tmp_path / "opt.yaml").write_text(f"device: '{device}'\n")
+    last = tmp_path / "weights" / "last.pt"
+    told = {"resume": {"facts": {"world_size": 1}}}
+    assert resume._processes(told, last) == 1
+    assert resume._processes({}, last) == (2 if device == "0,1" else 1)
+    assert resume.command(last, "train.py", 1) == [sys.executable, str(resume.ROOT / "train.py"), "--resume", str(last)]
     assert torch.distributed.is_available()  # the module that the command names
+
+
+def test_networks_of_torchvision_are_classifiers():
+    assert resume._head({"model": torch.nn.Linear(1, 1)}) == "Classify" and resume._head({"model": None}) == ""

@@ -192,7 +192,9 @@ def attempt_download(file: str | Path, repo: str = "ultralytics/yolov5", release
         repo: GitHub repository of the release.
         release: its tag.
     """
-    text = str(file).strip().replace("'", "")
+    text = str(file).strip()
+    if not Path(text).exists():
+        text = text.replace("'", "")  # quotes that a shell passed on
     path = Path(text)
     if path.exists():
         return text

@@ -253,7 +253,8 @@ def score_json(result: Any, opt: argparse.Namespace, facts: dict[str, Any], coco
     results = result.as_tuple()
     stem = Path(weights_text(opt.weights)).stem if opt.weights else ""
     coco.save(opt.save_dir / f"{stem}_predictions.json")
-    places = [Path("../datasets/coco") / COCO_ANNOTATIONS, Path(facts.get("path") or ".") / COCO_ANNOTATIONS]
+    folders = [Path(facts.get("path") or "."), *([Path("../datasets/coco")] if is_coco(facts) else [])]
+    places = list(dict.fromkeys(folder / COCO_ANNOTATIONS for folder in folders))
     found = next((place for place in places if place.exists()), None)
     try:
         if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,24 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes, a YAML file may have at most {MAX_BYTES}")
     raw = path.read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
+        return raw.decode("utf-16", errors="replace")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        LOGGER.warning("WARNING %s: byte %d is not UTF-8; such bytes are read as '_'", path, error.start)
-        return raw.decode("utf-8-sig", errors="replace").replace("\ufffd", "_")  # a '?' has a meaning in YAML
+        LOGGER.warning("WARNING %s: byte %d is not UTF-8; such bytes are read as Windows-1252", path, error.start)
+        return raw.decode("utf-8-sig", errors=_AS_WINDOWS)
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    """Decode what is no UTF-8 by the table of Western Windows, so that different bytes stay different letters."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("cp1252", errors="replace"), error.end
+
+
+_AS_WINDOWS = "yolov5-as-windows-1252"
+codecs.register_error(_AS_WINDOWS, _as_windows)
 
 
 def _check_expanded_size(root: yaml.Node, source: str | Path) -> None:

@@ -23,8 +23,8 @@ from utils.logs import LOGGER, setup_logging
 SCRIPTS = {"Segment": "segment/train.py", "Classify": "classify/train.py"}  # head -> script; others: train.py
 
 
-def interrupted_runs(folder: Path) -> list[tuple[Path, str]]:
-    """Return (last.pt, script) of each run below a folder that was not finished, the oldest first.
+def interrupted_runs(folder: Path) -> list[tuple[Path, str, int]]:
+    """Return (last.pt, script, processes) of each run below a folder that was not finished, the oldest first.
 
     A file that cannot be read is named in the log and passed over: the other runs should go on.
     """
@@ -38,33 +38,38 @@ def interrupted_runs(folder: Path) -> list[tuple[Path, str]]:
             LOGGER.warning("WARNING %s", error)
             continue
         if checkpoint.get("optimizer") is not None and int(checkpoint.get("epoch") or 0) >= 0:
-            found.append((path, SCRIPTS.get(_head(checkpoint), "train.py")))
+            found.append((path, SCRIPTS.get(_head(checkpoint), "train.py"), _processes(checkpoint, path)))
     return found
 
 
-def command(path: Path, script: str, device: str) -> list[str]:
-    """Return the command that goes on with a run: torchrun's when it used several GPUs."""
-    count = len([part for part in device.split(",") if part.strip().isdigit()])
+def command(path: Path, script: str, processes: int) -> list[str]:
+    """Return the command that goes on with a run: torchrun's when it had several processes."""
     starter = [sys.executable]
-    if count > 1:
-        starter += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    if processes > 1:
+        starter += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [*starter, str(ROOT / script), "--resume", str(path.resolve())]
 
 
 def _head(checkpoint: dict[str, Any]) -> str:
     network = checkpoint.get("model") or checkpoint.get("ema")
     layers = getattr(network, "model", None)
-    return type(layers[-1]).__name__ if layers is not None else ""
+    if layers is None:  # networks of torchvision have no such list
+        return "" if network is None else "Classify"
+    return type(layers[-1]).__name__
 
 
-def _device(path: Path) -> str:
-    """Return the run's --device, '' when its opt.yaml does not tell."""
+def _processes(checkpoint: dict[str, Any], path: Path) -> int:
+    """Return how many processes trained; of a clone's run, which does not tell, as many as its --device has GPUs."""
     from utils.yaml_files import read_yaml
 
+    facts = (checkpoint.get("resume") or {}).get("facts") or {}
+    if facts.get("world_size"):
+        return int(facts["world_size"])
     try:
-        return str(read_yaml(path.parents[1] / "opt.yaml").get("device") or "")
+        device = str(read_yaml(path.parents[1] / "opt.yaml").get("device") or "")
     except InputError:
-        return ""
+        return 1
+    return max(1, len([part for part in device.split(",") if part.strip().isdigit()]))
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -81,8 +86,8 @@ def main(opt: argparse.Namespace) -> None:
     runs = interrupted_runs(folder)
     LOGGER.info("%d interrupted runs below %s", len(runs), folder)
     failed = []
-    for path, script in runs:
-        words = command(path, script, _device(path))
+    for path, script, processes in runs:
+        words = command(path, script, processes)
         LOGGER.info("%s", " ".join(words))
         if not opt.dry_run and subprocess.run(words, check=False, cwd=ROOT).returncode:
             failed.append(str(path))

@@ -19,6 +19,7 @@ from utils.hyperparameter_table import settings_of
 from utils.hyperparameters import Hyperparameters
 
 LONGEST_COMMENT = 116
+RAISED = ("cls", "obj_pw", "mixup", "rare_paste", "label_smoothing")  # which rules raise and never lower
 # What corrects the balance of the classes, by the keys that do it. Two of these at once multiply.
 CORRECTIONS: dict[str, tuple[str, ...]] = {
     "class weights": ("cls_weights", "cls_pw"),
@@ -185,11 +186,20 @@ def _wanted(line: Line, hyp: Mapping[str, Any], changes: Mapping[str, Change]) -
                 notes.append(
                     f"{line.rule}: {key} {value} left out, {changes[key].rule} sets it to {changes[key].after}"
                 )
-        elif hyp.get(key, settings[key].default) == value:
+        elif (before := hyp.get(key, settings[key].default)) == value:
             notes.append(f"{line.rule}: {key} {value} is in use already")
+        elif _is_stronger(key, before, value):
+            notes.append(f"{line.rule}: {key} {value} left out, {before} is in use already")
         else:
             wanted[key] = value
     return wanted, notes
+
+
+def _is_stronger(key: str, before: Any, value: Any) -> bool:
+    """Return whether a setting does already what a line wants of it, or more."""
+    if key in RAISED:
+        return isinstance(before, (int, float)) and isinstance(value, (int, float)) and before > value
+    return key == "sampler" and is_on(before)
 
 
 def _without_second_correction(

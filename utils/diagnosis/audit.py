@@ -25,7 +25,7 @@ from utils.data.flat_rows import Rows
 from utils.diagnosis.audit_balance import class_balance, size_outliers
 from utils.diagnosis.audit_boxes import Labelled, check_rows, usable
 from utils.diagnosis.audit_duplicates import contradictions, find_twins, leaks
-from utils.diagnosis.audit_findings import CODES, Finding, LabelSet
+from utils.diagnosis.audit_findings import CODES, FROM_MODEL, FROM_PIXELS, Finding, LabelSet
 from utils.diagnosis.audit_images import Images, read_headers, read_pixels
 from utils.diagnosis.audit_names import check_count, check_names
 from utils.diagnosis.audit_rows import EMPTY, MISSING, ROWS, read_rows
@@ -81,6 +81,13 @@ class Audit:
         """Return a group number for each image: near-duplicates share one, so that folds do not tear them apart."""
         numbers = {path: -1 - group for path, group in self.twins.items()}
         return np.array([numbers.get(path, place) for place, path in enumerate(paths)], np.int64)
+
+    def measured(self) -> dict[str, int]:
+        """Return the findings of every code that was looked for."""
+        left_out = set() if self.objectlab else set(FROM_MODEL)
+        if all(item["near_duplicates"] is None for item in self.images.values()):
+            left_out |= set(FROM_PIXELS)
+        return {code: count for code, count in self.counts.items() if code not in left_out}
 
     def severities(self) -> dict[str, int]:
         """Return the number of errors, warnings and infos."""

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 Severity = Literal["error", "warning", "info"]
 FIXABLE = ("L05", "L10", "L11")
 FROM_MODEL = ("L20", "L21", "L22")
+FROM_PIXELS = ("L15", "L16", "L17")
 
 CODES: dict[str, str] = {
     "L01": "image or label file that cannot be read",

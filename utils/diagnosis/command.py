@@ -153,7 +153,7 @@ class Diagnosis:
             "weights": weights, "predictions": self.views.a.source if self.views else opt.pred, "imgsz": opt.imgsz,
             "model": facts["model"], "parameters": facts["parameters"], "folder": str(self.folder),
             "advice_file": str(self.folder / "advice.yaml"), "thresholds_file": str(self.folder / "thresholds.yaml"),
-            **runs.class_gains(self.base, int(self.facts["nc"])), "map50_train": None,
+            **runs.class_gains(self.base, int(self.facts["nc"]), facts["layers"]), "map50_train": None,
         }  # fmt: skip
 
     # Tasks --------------------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def diagnose(opt: argparse.Namespace, trainer: Trainer | None = None) -> Path:
     if opt.tensorboard:
         _write_events(found)
     found.log_end()
-    codes = None if found.audit is None else found.audit.counts
+    codes = None if found.audit is None else found.audit.measured()
     check_tests(tests, found.advice_facts.run, codes)
     return found.folder
 

@@ -73,7 +73,7 @@ RUN_FACTS: dict[str, Fact] = {
     "most_frequent": _text("the most frequent class of the training set"),
     "conf": Fact("confidence of the operating point (the mean where it differs by class)"),
     "cls": Fact("gain of the class loss in the run's hyp file"),
-    "class_gain": Fact("gain of the class loss as trained: that times classes / 80"),
+    "class_gain": Fact("gain of the class loss as trained: that times classes / 80 (and 3 / output layers)"),
     "imgsz": Fact("image size of the run"),
     "larger_imgsz": Fact("half as large again, a multiple of 32"),
     "model": _text("the model's name"),

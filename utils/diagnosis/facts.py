@@ -55,10 +55,10 @@ def _label_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         )
         facts |= {
             "label_errors": audit["errors"], "label_warnings": audit["warnings"], "labels_checked": checked,
-            "wrong_labels": wrong, "leaked_images": counts.get("L15", 0),
-            "near_leaked_images": counts.get("L16", 0),
-            "wrong_label_share": wrong / checked if checked else None,
+            "wrong_labels": wrong, "wrong_label_share": wrong / checked if checked else None,
         }  # fmt: skip
+        if any(item["near_duplicates"] is not None for item in audit["images"].values()):  # pixels were read
+            facts |= {"leaked_images": counts.get("L15", 0), "near_leaked_images": counts.get("L16", 0)}
         if audit.get("from_model"):
             facts |= {"overlooked": overlooked, "loose_labels": loose,
                       "overlooked_share": overlooked / checked if checked else None,

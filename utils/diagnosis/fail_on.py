@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.diagnosis.audit_findings import CODES
 from utils.diagnosis.fact_table import RUN_FACTS
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameter_table import nearest_name
 
 TEST = re.compile(r"\s*([A-Za-z]\w*)\s*(?:(<=|>=|<|>)\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*)?")
-CODE = re.compile(r"L\d\d")
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge,
 }  # fmt: skip
@@ -48,7 +48,7 @@ def read_tests(texts: Sequence[str]) -> list[Test]:
             problems.append(f"--fail-on {text}: allowed is {FORMS}")
             continue
         name, comparison, limit = found.groups()
-        if not CODE.fullmatch(name) and name not in known:
+        if name not in CODES and name not in known:
             near = nearest_name(name, known)
             hint = f"did you mean '{near}'?" if near else f"known are L01 to L22 and {', '.join(known)}"
             problems.append(f"--fail-on {text}: unknown number '{name}', {hint}")
@@ -64,12 +64,11 @@ def check_tests(tests: Sequence[Test], run: Mapping[str, Any], codes: Mapping[st
     Args:
         tests: of ``read_tests``.
         run: facts of the run.
-        codes: audit code -> findings, None when no audit was made.
+        codes: audit code -> findings, of those that were looked for; None when no audit was made.
     """
     lines = []
     for test in tests:
-        measured = (codes or {}).get(test.name, 0) if codes is not None else None
-        value = measured if CODE.fullmatch(test.name) else run.get(test.name)
+        value = (codes or {}).get(test.name) if test.name in CODES else run.get(test.name)
         if value is None:
             lines.append(f"--fail-on {test.text}: {test.name} was not measured by these tasks")
         elif test.fails(value):

@@ -16,7 +16,7 @@ from utils.diagnosis.inputs import Views, load_ground_truth, load_predictions
 from utils.diagnosis.judge import Judged, judge
 from utils.diagnosis.tide import tide
 from utils.errors import InputError
-from utils.hyperparameters import NOMINAL_CLASSES
+from utils.hyperparameters import NOMINAL_CLASSES, NOMINAL_LAYERS
 from utils.paths import ROOT, check_file, check_yaml
 from utils.yaml_files import read_yaml
 
@@ -80,17 +80,19 @@ def compared_run(name: str, judged: Judged) -> Run:
 
 
 def model_facts(weights: Sequence[str] | None) -> dict[str, Any]:
-    """Return the architecture's name and the parameters of one checkpoint, where it tells them."""
+    """Return the architecture's name, parameters and output layers of one checkpoint, None where it does not tell."""
+    unknown = {"model": None, "parameters": None, "layers": None}
     if not weights or len(weights) != 1 or Path(weights[0]).suffix.lower() not in {".pt", ".pth"}:
-        return {"model": None, "parameters": None}
+        return unknown
     from utils.checkpoint import load_checkpoint
 
     model = load_checkpoint(check_file(weights[0])).get("model")
     if model is None or not hasattr(model, "parameters"):
-        return {"model": None, "parameters": None}
+        return unknown
     name = getattr(model, "yaml_file", None)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"model": Path(name).stem if name else None, "parameters": parameters}
+    layers = getattr(model.model[-1], "nl", None) if hasattr(model, "model") else None
+    return {"model": Path(name).stem if name else None, "parameters": parameters, "layers": layers}
 
 
 class BaseHyp(NamedTuple):
@@ -117,13 +119,19 @@ def base_hyp(opt: argparse.Namespace) -> BaseHyp:
     return BaseHyp(read_yaml(DEFAULT_HYP), DEFAULT_HYP.name, of_run=False)
 
 
-def class_gains(base: BaseHyp, nc: int) -> dict[str, float | None]:
+def class_gains(base: BaseHyp, nc: int, layers: int | None) -> dict[str, float | None]:
     """Return the gain ``cls`` of the class loss and ``class_gain``, that with which it was trained.
 
     Both are None where the run's own settings are not known.
+
+    Args:
+        base: hyperparameters.
+        nc: classes.
+        layers: output layers of the model, None where they are not known and three are assumed.
     """
     cls = base.settings.get("cls") if base.of_run else None
-    return {"cls": cls, "class_gain": None if cls is None else cls * nc / NOMINAL_CLASSES}
+    share = nc / NOMINAL_CLASSES * NOMINAL_LAYERS / (layers or NOMINAL_LAYERS)
+    return {"cls": cls, "class_gain": None if cls is None else cls * share}
 
 
 # Training images ------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Evolution:
     device: Any
     callbacks: Any
     signals: Any
+    script: str = "train.py"
     failures: int = 0
 
     def run(self) -> None:
@@ -119,11 +120,11 @@ class Evolution:
 
     def _check_signals(self) -> None:
         folder = self.study.folder
-        again = f"python train.py --evolve {self.opt.evolve} --resume_evolve {folder}"
+        again = f"python {self.script} --evolve {self.opt.evolve} --resume_evolve {folder}"
         self.signals.check(message=f" in the evolution {folder}; go on with: {again}")
 
 
-def evolve(
+def evolve(  # noqa: PLR0913 (what a search takes)
     train: Callable[..., tuple[float, ...]],
     opt: argparse.Namespace,
     device: Any,
@@ -133,6 +134,7 @@ def evolve(
     columns: tuple[str, ...],
     fitness: Callable[[tuple[float, ...]], float],
     given: Mapping[str, Any] | None = None,
+    script: str = "train.py",
 ) -> tuple[float, ...]:
     """Search for better hyperparameters and return the best trial's results.
 
@@ -145,6 +147,7 @@ def evolve(
         columns: names of the results.
         fitness: of the results.
         given: options that the user named.
+        script: the command, for what is said about going on.
 
     Raises:
         InputError: an option, the hyp file or the folder does not fit.
@@ -162,7 +165,7 @@ def evolve(
         f"{len(study.space.ranges)} hyperparameters change, these stay: {', '.join(fixed) or 'none'}"
     )
     with at_work(study.folder / "workers") as worker:
-        evolution = Evolution(opt, study, worker, train, columns, fitness, device, callbacks, signals)
+        evolution = Evolution(opt, study, worker, train, columns, fitness, device, callbacks, signals, script)
         try:
             evolution.run()
         finally:
@@ -171,7 +174,7 @@ def evolve(
                     records.draw_records(study, columns)
     with contextlib.suppress(OSError):
         (study.folder / "workers").rmdir()  # the last one to leave
-    return end(study, opt)
+    return end(study, script)
 
 
 def open_study(folder: Path, opt: argparse.Namespace, given: Mapping[str, Any]) -> Study:
@@ -192,7 +195,7 @@ def open_study(folder: Path, opt: argparse.Namespace, given: Mapping[str, Any]) 
     return study
 
 
-def end(study: Study, opt: argparse.Namespace) -> tuple[float, ...]:
+def end(study: Study, script: str) -> tuple[float, ...]:
     """Log what the search found and return the best trial's results.
 
     Raises:
@@ -207,7 +210,7 @@ def end(study: Study, opt: argparse.Namespace) -> tuple[float, ...]:
     start = f"{done[0].fitness:.5g}" if done[0].generation == 0 else "failed"
     LOGGER.info(
         f"{records.PREFIX}{len(done)} generations, best fitness {best.fitness:.5g} in generation {best.generation} "
-        f"(start: {start})\nUse it: python train.py --hyp {study.folder / records.BEST}"
+        f"(start: {start})\nUse it: python {script} --hyp {study.folder / records.BEST}"
     )
     return best.results
 

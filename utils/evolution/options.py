@@ -14,6 +14,7 @@ from utils.evolution.study import JOURNAL
 from utils.logs import LOGGER
 
 ROOT = Path(__file__).resolve().parents[2]
+STUDIES = {"train": "evolve", "train-seg": "evolve-seg"}  # default folder of runs -> that of searches
 POPULATION_FOLDER = ROOT / "data" / "hyps"
 # Options that every process of a study shares, because they change the results.
 SHARED = (
@@ -41,8 +42,8 @@ def evolution_problems(opt: argparse.Namespace, world_size: int) -> list[str]:
 def study_folder(opt: argparse.Namespace) -> Path:
     """Return the folder of the search: the one to go on with, else <project>/<name> with a number where it is taken.
 
-    ``runs/evolve`` takes the place of the default project. With --exist-ok (or --resume) the folder is used as it is: a
-    study in it goes on.
+    ``runs/evolve`` or ``runs/evolve-seg`` takes the place of the default project. With --exist-ok (or --resume) the
+    folder is used as it is: a study in it goes on.
 
     Raises:
         InputError: --resume_evolve names nothing that can be gone on with.
@@ -58,7 +59,8 @@ def study_folder(opt: argparse.Namespace) -> Path:
         if not path.is_file():
             raise InputError(f"--resume_evolve {named}: no such evolution; allowed is its folder, or its {POPULATION}")
     project = Path(opt.project)
-    project = project.with_name("evolve") if project == ROOT / "runs" / "train" else project
+    if project.parent == ROOT / "runs" and project.name in STUDIES:
+        project = project.with_name(STUDIES[project.name])
     return Path(increment_path(project / opt.name, exist_ok=bool(opt.exist_ok or opt.resume)))
 
 

@@ -20,7 +20,7 @@ from utils.rng import Stream, make_rng
 
 JOURNAL = "study.journal"
 NAME = "evolution"
-STARTUP = 10  # generations that are mutations of the best one so far; TPE chooses those after them
+STARTUP = 10  # generations that are mutations of one of the fittest so far; TPE chooses those after them
 FITTEST = 5  # of which a mutation's parent is one
 OWNER, GENERATION, RESULTS, REASON, INTERRUPTED = "process", "generation", "results", "reason", "interrupted"
 

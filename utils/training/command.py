@@ -164,7 +164,7 @@ def _evolve(  # noqa: PLR0913, PLR0917 (what a search takes)
     task = script.make_task()
     return evolve(
         train, opt, device, callbacks, signals, columns=task.result_columns, fitness=task.fitness,
-        given=named_options(script) if given is None else given,
+        given=named_options(script) if given is None else given, script=script.file.relative_to(ROOT).as_posix(),
     )  # fmt: skip
 
 
