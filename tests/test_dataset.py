@@ -259,9 +259,14 @@ def test_an_array_beside_an_image_takes_its_place(tmp_path, caplog, kind):
         np.testing.assert_array_equal(data.images.load(0), wanted)
         for k in (1, 2, 3):
             np.testing.assert_array_equal(data.images.load(k), plain.images.load(k))
-    assert "3 of 8 images are read from the .npy files beside them" in caplog.text
-    assert "1.npy: holds uint8 (127, 96, 3), not uint8 (128, 96, 3)" in caplog.text
-    assert "2.npy: cannot be read" in caplog.text
+    assert "1 of 8 images are read from the .npy files beside them" in caplog.text
+    assert "2 .npy files beside images do not hold their pixels" in caplog.text
+    assert "1.npy holds uint8 (127, 96, 3), not uint8 (128, 96, 3)" in caplog.text
+    np.save(folder / "0.npy", other[1])
+    data.images.ram = None
+    with caplog.at_level("WARNING", "yolov5"):
+        np.testing.assert_array_equal(data.images._decode(0), plain.images.load(0))
+    assert "0.npy: holds (128, 96, 3); the image is decoded instead" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["pixel", "header", "cut"])

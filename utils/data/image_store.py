@@ -44,7 +44,7 @@ class ImageStore:
         longest = self.original_hw.max(1, keepdims=True)
         scaled = np.ceil(self.original_hw * (size / longest)).astype(np.int64)
         self.hw = np.where(self.original_hw == longest, size, np.minimum(scaled, size))
-        self.arrays = arrays_beside(files)
+        self.arrays = arrays_beside(files, self.original_hw)
         self.ram: RamCache | None = None
         self.disk = DiskCache(files, self.hw, f"{size}{'t' if fast else 'v'}")
 
@@ -112,34 +112,60 @@ class ImageStore:
         stem = os.path.splitext(self.files[i])[0]
         if stem not in self.arrays:
             return None
-        path, wanted = f"{stem}.npy", (*self.original_hw[i].tolist(), 3)
         try:
-            im = np.load(path, allow_pickle=False)
-            problem = "" if im.dtype == np.uint8 and im.shape == wanted else f"holds {im.dtype} {im.shape}"
-        except Exception as error:  # whatever NumPy's reader meets
+            im = np.load(f"{stem}.npy", allow_pickle=False)
+            problem = "" if im.shape == (*self.original_hw[i].tolist(), 3) else f"holds {im.shape}"
+        except Exception as error:  # whatever NumPy's reader meets in a file that changed since the start
             problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         if problem:
-            LOGGER.warning("WARNING %s: %s, not uint8 %s; the image is decoded instead", path, problem, wanted)
+            LOGGER.warning("WARNING %s.npy: %s; the image is decoded instead", stem, problem)
             self.arrays.discard(stem)
             return None
         return im
 
 
-def arrays_beside(files: Sequence[str]) -> set[str]:
-    """Return the files, without their suffixes, beside which lies a .npy file of that name, as YOLOv5 caches images."""
-    found: set[str] = set()
+def arrays_beside(files: Sequence[str], hw: np.ndarray) -> set[str]:
+    """Return the files, without their suffixes, beside which lies a .npy file with their pixels, as YOLOv5 caches them.
+
+    Args:
+        files: N images.
+        hw: (N, 2) their height and width.
+    """
+    names: set[str] = set()
     for folder in {os.path.dirname(file) for file in files}:
         try:
-            names = os.listdir(folder or ".")
+            listed = os.listdir(folder or ".")
         except OSError:
             continue
-        found |= {os.path.join(folder, name[:-4]) for name in names if name.endswith(".npy")}
-    if not found:
-        return found
-    found &= {os.path.splitext(file)[0] for file in files}
+        names |= {os.path.join(folder, name[:-4]) for name in listed if name.endswith(".npy")}
+    if not names:
+        return names
+    found, problems = set(), []
+    for file, (height, width) in zip(files, hw.tolist(), strict=True):
+        stem = os.path.splitext(file)[0]
+        if stem in names:
+            problem = _array_problem(f"{stem}.npy", (height, width, 3))
+            problems += [f"{stem}.npy {problem}"] if problem else []
+            found |= set() if problem else {stem}
     if found:
         LOGGER.info("%d of %d images are read from the .npy files beside them", len(found), len(files))
+    if problems:
+        LOGGER.warning(
+            "WARNING %d .npy files beside images do not hold their pixels, these images are decoded; the first: %s",
+            len(problems), problems[0],
+        )  # fmt: skip
     return found
+
+
+def _array_problem(path: str, shape: tuple[int, ...]) -> str:
+    """Return why an array file is no uint8 image of a shape, going by its header, '' when it is one."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever NumPy's reader meets
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if array.dtype != np.uint8 or array.shape != shape:
+        return f"holds {array.dtype} {array.shape}, not uint8 {shape}"
+    return ""
 
 
 def _scaled_exactly(im: np.ndarray, size: tuple[int, int], step_x: float, step_y: float) -> np.ndarray:
