@@ -145,6 +145,8 @@ def test_data_without_training_images_are_diagnosed_all_the_same(tmp_path: Path,
     assert "nowhere" in data.read_text()
     done = diagnose.run(data=str(data), pred=str(predictions), project=str(tmp_path / "runs"), noplots=True)
     assert "training labels are not there" in caplog.text and (done / "report.html").is_file()
+    balance = diagnose.run(data=str(data), task=["balance"], project=str(tmp_path / "runs"), noplots=True)
+    assert (balance / "balance.csv").is_file()
 
 
 def test_default_tasks_follow_from_the_inputs(sample: tuple[Path, Path], tmp_path: Path) -> None:
@@ -213,6 +215,16 @@ def test_codes_that_were_not_looked_for_do_not_pass(sample: tuple[Path, Path], t
         f"{name} was not measured by these tasks" for name in ("L16", "leaked_images", "L22")
     ]
     diagnose.run(**common, fail_on=["L15>1000", "leaked_images>1000", "L03"])
+
+
+def test_an_nc_that_contradicts_the_names_is_a_finding(tmp_path: Path) -> None:
+    data, predictions = make_sample(tmp_path, images=4)
+    data.write_text(f"{data.read_text()}nc: {len(NAMES) + 1}\n")
+    done = diagnose.run(data=str(data), project=str(tmp_path / "runs"), noplots=True)
+    found = [row for row in read_csv(done / "audit.csv") if row["code"] == "L14"]
+    assert any("nc" in row["message"] for row in found)
+    with pytest.raises(InputError, match="nc"):
+        diagnose.run(data=str(data), pred=str(predictions), project=str(tmp_path / "runs"))
 
 
 def test_help_is_light() -> None:

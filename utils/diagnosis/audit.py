@@ -151,7 +151,7 @@ def audit_labels(
     """
     from utils.labels import MIN_SIDE
 
-    source, facts, found = _facts(data)
+    source, facts, found = audited_facts(data)
     sets, notes = _sets(facts, splits)
     paths = list(dict.fromkeys(path for item in sets for path in item.images))
     looked = (read_pixels if look == "pixels" else read_headers)(paths, MIN_SIDE)
@@ -192,26 +192,35 @@ def add_model_findings(audit: Audit, result: ModelScores, truth: GroundTruth, pr
     )
 
 
-def _facts(data: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Finding]]:
+def audited_facts(
+    data: str | Path | Mapping[str, Any], splits: Sequence[str] = ("train", "val")
+) -> tuple[str, dict[str, Any], list[Finding]]:
     """Return the name of the data set's source, its facts, and L14 about its key nc.
 
     A YAML whose nc contradicts its names is no reason to stop an audit: the names count.
+
+    Args:
+        data: data set YAML, or its facts.
+        splits: which of train, val and test must exist.
+
+    Raises:
+        InputError: the data set cannot be found or read.
     """
     from utils.dataset_yaml import check_dataset
     from utils.paths import check_file
     from utils.yaml_files import read_yaml
 
     if isinstance(data, Mapping):
-        return "data", check_dataset(dict(data)), []
+        return "data", check_dataset(dict(data), splits=splits), []
     path = Path(check_file(data))
     raw = read_yaml(path) if path.suffix.lower() in {".yaml", ".yml"} else {}
     names, nc = raw.get("names"), raw.get("nc")
     wrong = check_count(str(path), len(names), nc) if isinstance(names, (list, dict)) and isinstance(nc, int) else []
     if not wrong:
-        return str(path), check_dataset(path), []
+        return str(path), check_dataset(path, splits=splits), []
     beside = path.resolve().parent / str(raw.get("path") or "")
     del raw["nc"]
-    return str(path), check_dataset({**raw, "path": str(beside)} if beside.exists() else raw), wrong
+    return str(path), check_dataset({**raw, "path": str(beside)} if beside.exists() else raw, splits=splits), wrong
 
 
 def _sets(facts: Mapping[str, Any], splits: Iterable[str]) -> tuple[list[LabelSet], list[str]]:

@@ -428,6 +428,7 @@ def _prepared(
 ) -> Diagnosis:
     """Check options, rules, hyperparameters and the data set."""
     from utils.dataset_yaml import check_dataset
+    from utils.diagnosis.audit import audited_facts
     from utils.hyperparameters import Hyperparameters
     from utils.paths import check_file
 
@@ -437,7 +438,10 @@ def _prepared(
     Hyperparameters.from_dict(base.settings, source=base.source, strict=False)
     if isinstance(opt.data, (str, Path)):
         opt.data = check_file(opt.data)
-        facts = check_dataset(opt.data, splits=(opt.split,))
+        if set(opt.task) <= {"labels", "balance"}:  # which tell of an nc that contradicts the names
+            _, facts, _ = audited_facts(opt.data, (opt.split,))
+        else:
+            facts = check_dataset(opt.data, splits=(opt.split,))
     else:
         facts = check_dataset(dict(opt.data), splits=(opt.split,))
     if not facts.get(opt.split):
