@@ -112,8 +112,8 @@ class DetectMultiBackend(nn.Module):
         if self.fp16 and im.dtype != torch.float16:
             im = im.half()
         if self.pt:
-            options = {"augment": augment} if augment else {}
-            y = self.model(im, **options, visualize=visualize) if visualize else self.model(im, **options)
+            asked = {"augment": augment, "visualize": visualize}
+            y = self.model(im, **{name: value for name, value in asked.items() if value})
         else:
             self._require_shape(im.shape)
             y = self._in_batches(im.to(self.device))

@@ -261,10 +261,10 @@ class BaseModel(nn.Module):
             profile: log the time of each layer.
             visualize: folder for the first image's feature maps of each layer; False saves none.
         """
-        if not visualize:
-            return self._forward_once(x, profile)
-        with self._saving(visualize):
-            return self._forward_once(x, profile)
+        if visualize:
+            with self._saving(visualize):
+                return self.forward(x, profile)
+        return self._forward_once(x, profile)
 
     def _saving(self, folder: str | Path | bool) -> contextlib.AbstractContextManager[None]:
         """Return a context in which what each layer gives on its first call is saved."""

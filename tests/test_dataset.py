@@ -266,7 +266,7 @@ def test_an_array_beside_an_image_takes_its_place(tmp_path, caplog, kind):
     data.images.ram = None
     with caplog.at_level("WARNING", "yolov5"):
         np.testing.assert_array_equal(data.images._decode(0), plain.images.load(0))
-    assert "0.npy: holds (128, 96, 3); the image is decoded instead" in caplog.text
+    assert "0.npy holds uint8 (128, 96, 3), not uint8 (96, 128, 3); the image is decoded instead" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["pixel", "header", "cut"])

@@ -18,6 +18,7 @@ from utils.balance.loss_names import (
 )
 from utils.hyperparameter_table import Setting
 
+DRAWING = ("sampler", "rare_paste")  # remedies that show rare classes more often
 REPEATING = ("repeat_factor", "instance_repeat_factor")
 READ_BY: dict[str, tuple[str, ...]] = {  # setting -> the samplers that read it
     "sampler_t": REPEATING,

@@ -11,9 +11,9 @@ from utils.balance.class_weights import ClassWeights, Names
 from utils.balance.image_weights import SamplerWeights, expected_instances, repeat_factors
 from utils.balance.label_counts import Labels
 from utils.balance.loss_names import COUNT_BASED, HEADS, base_loss, loss_parameters
+from utils.hyperparameter_rules import DRAWING
 from utils.hyperparameter_table import class_names
 
-DRAWING = {"sampler", "rare_paste"}  # remedies that show rare classes more often
 HEAD_TITLES = {"cls": "class loss", "obj": "objectness loss"}
 # modifier -> the keys that belong to it; "{head}" is cls or obj
 HEAD_MODIFIERS: dict[str, tuple[str, ...]] = {
@@ -128,7 +128,7 @@ def double_correction(
     text = ", ".join(f"{name} {value:.4g}" for name, value in zip(class_names(names), product, strict=True))
     factors = " × ".join(at_work)
     how_many = "both" if len(who) == 2 else "all"
-    if set(who) <= DRAWING:
+    if set(who) <= set(DRAWING):
         return f"{together} {how_many} show rare classes more often, {factors} per class: {text}"
     return (
         f"WARNING {together} {how_many} correct the class balance (usually one is enough), {factors} per class: {text}"

@@ -109,19 +109,14 @@ class ImageStore:
 
     def _array(self, i: int) -> np.ndarray | None:
         """Return the pixels (h, w, 3) BGR of the .npy file beside image i, None where there is none that fits."""
-        stem = os.path.splitext(self.files[i])[0]
-        if stem not in self.arrays:
+        if not self.arrays or (stem := os.path.splitext(self.files[i])[0]) not in self.arrays:
             return None
         try:
-            im = np.load(f"{stem}.npy", allow_pickle=False)
-            problem = "" if im.shape == (*self.original_hw[i].tolist(), 3) else f"holds {im.shape}"
-        except Exception as error:  # whatever NumPy's reader meets in a file that changed since the start
-            problem = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-        if problem:
-            LOGGER.warning("WARNING %s.npy: %s; the image is decoded instead", stem, problem)
+            return _read_array(f"{stem}.npy", (*self.original_hw[i].tolist(), 3))
+        except ValueError as problem:  # it has changed since the start
+            LOGGER.warning("WARNING %s.npy %s; the image is decoded instead", stem, problem)
             self.arrays.discard(stem)
             return None
-        return im
 
 
 def arrays_beside(files: Sequence[str], hw: np.ndarray) -> set[str]:
@@ -143,10 +138,13 @@ def arrays_beside(files: Sequence[str], hw: np.ndarray) -> set[str]:
     found, problems = set(), []
     for file, (height, width) in zip(files, hw.tolist(), strict=True):
         stem = os.path.splitext(file)[0]
-        if stem in names:
-            problem = _array_problem(f"{stem}.npy", (height, width, 3))
-            problems += [f"{stem}.npy {problem}"] if problem else []
-            found |= set() if problem else {stem}
+        if stem not in names:
+            continue
+        try:
+            _read_array(f"{stem}.npy", (height, width, 3))
+            found.add(stem)
+        except ValueError as problem:
+            problems.append(f"{stem}.npy {problem}")
     if found:
         LOGGER.info("%d of %d images are read from the .npy files beside them", len(found), len(files))
     if problems:
@@ -157,15 +155,19 @@ def arrays_beside(files: Sequence[str], hw: np.ndarray) -> set[str]:
     return found
 
 
-def _array_problem(path: str, shape: tuple[int, ...]) -> str:
-    """Return why an array file is no uint8 image of a shape, going by its header, '' when it is one."""
+def _read_array(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a uint8 array of a shape, mapped from its file.
+
+    Raises:
+        ValueError: it holds something else, or cannot be read.
+    """
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # whatever NumPy's reader meets
-        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise ValueError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if array.dtype != np.uint8 or array.shape != shape:
-        return f"holds {array.dtype} {array.shape}, not uint8 {shape}"
-    return ""
+        raise ValueError(f"holds {array.dtype} {array.shape}, not uint8 {shape}")
+    return array
 
 
 def _scaled_exactly(im: np.ndarray, size: tuple[int, int], step_x: float, step_y: float) -> np.ndarray:

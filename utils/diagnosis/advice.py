@@ -14,7 +14,7 @@ from utils.balance.loss_names import COUNT_BASED, base_loss
 from utils.diagnosis.fact_table import UNKNOWN_TEXT, fill
 from utils.diagnosis.rules import Rule
 from utils.errors import InputErrors, WorkError
-from utils.hyperparameter_rules import is_on
+from utils.hyperparameter_rules import DRAWING, is_on
 from utils.hyperparameter_table import settings_of
 from utils.hyperparameters import Hyperparameters
 
@@ -23,7 +23,7 @@ RAISED = ("cls", "obj_pw", "mixup", "rare_paste", "label_smoothing")  # which ru
 # What corrects the balance of the classes, by the keys that do it. Two of these at once multiply.
 CORRECTIONS: dict[str, tuple[str, ...]] = {
     "class weights": ("cls_weights", "cls_pw"),
-    "drawing rare classes more often": ("sampler", "rare_paste"),
+    "drawing rare classes more often": DRAWING,
     "a loss that counts classes": ("cls_loss",),
 }
 

@@ -323,15 +323,16 @@ class Diagnosis:
             InputError: something does not fit; a folder that was made by then is taken away again while it is empty.
         """
         project = Path(self.opt.project)
-        is_new = folder is None and not project.exists()
+        is_new = not project.exists()
         self.load()
         self.open(folder)
         try:
             self._work(log, step)
         except InputError:
-            for made in (self.folder, project) if is_new else (self.folder,):
-                if folder is None and not any(made.iterdir()):
-                    made.rmdir()
+            made = [] if folder else [self.folder, project] if is_new else [self.folder]
+            for each in made:
+                if not any(each.iterdir()):
+                    each.rmdir()
             raise
 
     def _work(self, log: TensorBoardLog | None, step: int) -> None:
