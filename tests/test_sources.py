@@ -1,13 +1,17 @@
 """Sources of detection: which files a source stands for, frames of videos, streams, and what cannot be read."""
 
+from __future__ import annotations
+
 import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
 
+from utils.data import live_sources
 from utils.data.live_sources import LoadScreenshots, LoadStreams, screen_area, stream_names
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, WorkError
 from utils.paths import check_file
 from utils.sources import LoadImages, check_source, is_media_url, list_media, open_source, source_kind
 
@@ -225,6 +229,69 @@ def test_streams_of_different_shapes_are_padded_to_the_full_size(tmp_path):
     loader = LoadStreams(tmp_path / "all.streams", img_size=96)
     assert not loader.rect and next(iter(loader))[1].shape == (2, 3, 96, 96)
     loader.close()
+
+
+class Camera:
+    """A live stream that answers a number of times, is gone for a number of tries, and answers again."""
+
+    def __init__(self, answers: int, gone: float):
+        self.answers, self.gone, self.opened = answers, gone, 0
+
+    def __call__(self, address: str | int) -> Camera:
+        return self
+
+    def isOpened(self) -> bool:  # noqa: N802  (OpenCV's names)
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        return True, np.full((32, 64, 3), 200, np.uint8)
+
+    def get(self, what: int) -> float:
+        return 30.0 if what == cv2.CAP_PROP_FPS else 0.0
+
+    def grab(self) -> bool:
+        time.sleep(0.001)  # as a camera waits for its next frame
+        self.answers -= 1
+        return self.answers >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return self.read()
+
+    def open(self, address: str | int) -> bool:
+        self.opened += 1
+        self.answers = 10**9 if self.opened > self.gone else 0
+        return self.answers > 0
+
+    def release(self) -> None:
+        self.answers = 0
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(live_sources, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(live_sources, "RETRIES", 5)
+
+
+def test_a_camera_that_stays_away_ends_the_run_with_its_name(impatient, monkeypatch):
+    camera = Camera(answers=3, gone=np.inf)
+    monkeypatch.setattr(cv2, "VideoCapture", camera)
+    with pytest.raises(WorkError, match=r"rtsp://hall/1: the stream stopped, and 5 times opening it again failed"):
+        for _ in LoadStreams("rtsp://hall/1", img_size=64):
+            time.sleep(0.001)
+    assert camera.opened == 5
+
+
+def test_a_camera_that_comes_back_is_read_on(impatient, monkeypatch):
+    camera = Camera(answers=3, gone=3)
+    monkeypatch.setattr(cv2, "VideoCapture", camera)
+    loader, levels = LoadStreams("rtsp://hall/1", img_size=64), []
+    for _, _, (im,), _, _ in loader:
+        levels.append(int(im.max()))
+        if camera.opened == 4 and levels[-1]:
+            break
+        time.sleep(0.0005)
+    loader.close()
+    assert camera.opened == 4 and levels[-1] == 200 and set(levels) <= {0, 200}
 
 
 def test_streams_that_cannot_be_opened_are_named(tmp_path):

@@ -27,7 +27,8 @@ MAX_WEBCAM = 2**31 - 1  # as OpenCV numbers them
 SCREEN_FORMS = "screen, screen N, screen LEFT TOP WIDTH HEIGHT, screen N LEFT TOP WIDTH HEIGHT"
 YOUTUBE_HOSTS = {"www.youtube.com", "youtube.com", "m.youtube.com", "youtu.be"}
 DEFAULT_FPS = 30
-RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0  # before a live stream that stopped answering is opened again
+RETRIES = 60
 
 
 def to_network(im: np.ndarray) -> np.ndarray:
@@ -43,7 +44,8 @@ def is_webcam(source: str) -> bool:
 class LoadStreams:
     """The newest frames of several live streams as one batch; each stream is read by a thread of its own.
 
-    It ends when a stream ends. Streams that are files play at their own speed.
+    It ends when a stream ends. Streams that are files play at their own speed. A live stream that stops answering is
+    black until it answers again.
 
     Args:
         sources: a webcam's number, a URL, or a file with one of these (or a video file) per line.
@@ -70,7 +72,7 @@ class LoadStreams:
         self.stride = stride
         self.vid_stride = vid_stride
         self.transforms = transforms
-        names = stream_names(sources)
+        self._names = names = stream_names(sources)
         self.sources = [clean_str(name) for name in names]
         self.imgs: list[np.ndarray] = [np.empty(0)] * len(names)
         self.fps = [0.0] * len(names)
@@ -78,6 +80,7 @@ class LoadStreams:
         self.threads: list[threading.Thread] = []
         self.count = -1
         self._stop = threading.Event()
+        self._lost: list[str] = []
         captures = []
         try:
             for i, name in enumerate(names):
@@ -114,20 +117,26 @@ class LoadStreams:
         return capture, address
 
     def update(self, i: int, cap: cv2.VideoCapture, stream: str | int) -> None:
-        """Keep ``imgs[i]`` the newest frame; a live stream that stops answering is opened again."""
+        """Keep ``imgs[i]`` the newest frame; a live stream that stops answering is opened again, RETRIES times."""
         live = np.isinf(self.frames[i])
-        number = 1
-        while cap.isOpened() and number < self.frames[i] and not self._stop.is_set():
+        number, tries = 1, 0
+        while number < self.frames[i] and not self._stop.is_set():
             number += 1
             grabbed = cap.grab()
             if number % self.vid_stride == 0 or not grabbed:
                 ok, im = cap.retrieve() if grabbed else (False, None)
                 if ok:
-                    self.imgs[i] = im
+                    self.imgs[i], tries = im, 0
                 elif not live:
                     break
+                elif tries == RETRIES:
+                    self._lost.append(self._names[i])
+                    break
                 else:
-                    LOGGER.warning(f"WARNING {self.sources[i]}: the stream does not answer, opening it again")
+                    tries += 1
+                    LOGGER.warning(
+                        f"WARNING {self._names[i]}: the stream does not answer, opening it again ({tries}/{RETRIES})"
+                    )
                     self.imgs[i] = np.zeros_like(self.imgs[i])
                     self._stop.wait(RETRY_SECONDS)
                     cap.open(stream)
@@ -140,10 +149,16 @@ class LoadStreams:
         return self
 
     def __next__(self) -> Batch:
-        """Return the newest frame of each stream."""
+        """Return the newest frame of each stream.
+
+        Raises:
+            WorkError: a live stream stopped answering and could not be opened again.
+        """
         self.count += 1
         if self.count and not all(thread.is_alive() for thread in self.threads):
             self.close()
+            if self._lost:
+                raise WorkError(f"{self._lost[0]}: the stream stopped, and {RETRIES} times opening it again failed")
             raise StopIteration
         originals = self.imgs.copy()
         if self.transforms:
