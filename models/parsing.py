@@ -77,7 +77,11 @@ def resolve_layer(name: str, table: Mapping[str, type[nn.Module]]) -> type[nn.Mo
             return table[name]
         known = list(table)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"allowed are {', '.join(sorted(table))} and nn.* of torch"
+    hint = (
+        f"did you mean '{near[0]}'?"
+        if near
+        else f"allowed are {', '.join(sorted(table))} and layers of torch.nn, as nn.Upsample"
+    )
     raise InputError(f"unknown layer '{name}', {hint}")
 
 

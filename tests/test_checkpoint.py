@@ -15,8 +15,9 @@ import models.common
 import models.yolo
 from models.yolo import DetectionModel
 from utils import checkpoint as ck
-from utils.checkpoints.classes import MODULE_PATHS, refused_paths
+from utils.checkpoints.classes import MODULE_PATHS, foreign_layers, refused_paths
 from utils.errors import InputError
+from utils.training.build import check_layers
 
 
 def test_released_checkpoint(shared: Path) -> None:
@@ -242,3 +243,40 @@ def test_plain_state_dicts(tmp_path: Path, wrapped: bool) -> None:
 
 def test_bare_module(tmp_path: Path) -> None:
     assert type(ck.load_checkpoint(save(tmp_path / "a.pt", tiny_model()))["model"]) is DetectionModel
+
+
+TORCH_LAYERS = [
+    (nn.Softmax(1), (1, 4, 6, 6)), (nn.Softmax2d(), (1, 4, 6, 6)), (nn.LogSoftmax(1), (1, 4, 6, 6)),
+    (nn.GLU(1), (1, 4, 6, 6)), (nn.InstanceNorm1d(4, affine=True), (1, 4, 6)),
+    (nn.InstanceNorm2d(4, affine=True), (1, 4, 6, 6)), (nn.LocalResponseNorm(2), (1, 4, 6, 6)),
+    (nn.RMSNorm(6), (1, 4, 6, 6)), (nn.PixelShuffle(2), (1, 4, 6, 6)), (nn.PixelUnshuffle(2), (1, 4, 6, 6)),
+    (nn.ChannelShuffle(2), (1, 4, 6, 6)), (nn.Fold((6, 6), 2, stride=2), (1, 4, 9)), (nn.Unfold(2), (1, 4, 6, 6)),
+    (nn.Unflatten(1, (2, 2)), (1, 4, 6, 6)), (nn.Dropout1d(0.2), (1, 4, 6)), (nn.AlphaDropout(0.2), (1, 4, 6, 6)),
+    (nn.FeatureAlphaDropout(0.2), (1, 4, 6, 6)), (nn.ReflectionPad2d(1), (1, 4, 6, 6)),
+    (nn.ReplicationPad2d(1), (1, 4, 6, 6)), (nn.CircularPad2d(1), (1, 4, 6, 6)),
+    (nn.ConstantPad2d(1, 0.5), (1, 4, 6, 6)), (nn.LPPool2d(2.0, 2), (1, 4, 6, 6)),
+    (nn.AdaptiveMaxPool2d(3), (1, 4, 6, 6)), (nn.MaxPool1d(2), (1, 4, 6)), (nn.AvgPool1d(2), (1, 4, 6)),
+    (nn.AdaptiveAvgPool1d(3), (1, 4, 6)), (nn.Conv1d(4, 2, 3), (1, 4, 6)), (nn.ConvTranspose1d(4, 2, 3), (1, 4, 6)),
+    (nn.UpsamplingNearest2d(scale_factor=2), (1, 4, 6, 6)), (nn.UpsamplingBilinear2d(scale_factor=2), (1, 4, 6, 6)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "shape"), TORCH_LAYERS, ids=lambda value: type(value).__name__)
+def test_layers_of_torch_that_a_model_yaml_may_name_come_back(
+    layer: nn.Module, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = tiny_model()
+    model.model[0].add_module("extra", layer.train())
+    save(tmp_path / "own.pt", {"model": model})
+    back = ck.load_checkpoint(tmp_path / "own.pt")["model"].model[0].extra
+    assert type(back) is type(layer) and back.training and foreign_layers(model) == []
+    x = torch.rand(shape)
+    assert torch.equal(back.eval()(x), layer.eval()(x))
+
+
+def test_layers_that_no_checkpoint_may_hold_are_refused_before_training() -> None:
+    model = tiny_model()
+    check_layers(model, "tiny.yaml")
+    model.model[0].add_module("extra", nn.Dropout3d())
+    with pytest.raises(InputError, match=r"tiny\.yaml: found the layer torch\.nn\.modules\.dropout\.Dropout3d; "):
+        check_layers(model, "tiny.yaml")

@@ -28,18 +28,23 @@ _COMMON = (
 )
 _YOLO = "Detect Segment BaseModel DetectionModel SegmentationModel ClassificationModel"
 _TORCH_LAYERS = {
-    "activation": "SiLU ReLU ReLU6 LeakyReLU Hardswish Mish GELU ELU SELU CELU Sigmoid Tanh PReLU Softplus Hardtanh "
-    "Hardsigmoid LogSigmoid Softsign Tanhshrink Hardshrink Softshrink RReLU Threshold MultiheadAttention",
+    "activation": "SiLU ReLU ReLU6 LeakyReLU Hardswish Mish GELU ELU SELU CELU GLU Sigmoid Tanh PReLU Softplus "
+    "Hardtanh Hardsigmoid LogSigmoid Softsign Tanhshrink Hardshrink Softshrink RReLU Threshold Softmax Softmax2d "
+    "LogSoftmax MultiheadAttention",
     "batchnorm": "BatchNorm1d BatchNorm2d",
+    "channelshuffle": "ChannelShuffle",
     "container": "ModuleList Sequential",
-    "conv": "Conv2d ConvTranspose2d",
-    "dropout": "Dropout Dropout2d",
-    "flatten": "Flatten",
+    "conv": "Conv1d Conv2d ConvTranspose1d ConvTranspose2d",
+    "dropout": "Dropout Dropout1d Dropout2d AlphaDropout FeatureAlphaDropout",
+    "flatten": "Flatten Unflatten",
+    "fold": "Fold Unfold",
+    "instancenorm": "InstanceNorm1d InstanceNorm2d",
     "linear": "Linear Identity NonDynamicallyQuantizableLinear",
-    "normalization": "LayerNorm GroupNorm",
-    "padding": "ZeroPad2d",
-    "pooling": "MaxPool2d AvgPool2d AdaptiveAvgPool2d",
-    "upsampling": "Upsample",
+    "normalization": "LayerNorm GroupNorm LocalResponseNorm RMSNorm",
+    "padding": "ZeroPad2d ConstantPad2d ReflectionPad2d ReplicationPad2d CircularPad2d",
+    "pixelshuffle": "PixelShuffle PixelUnshuffle",
+    "pooling": "MaxPool1d MaxPool2d AvgPool1d AvgPool2d LPPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d",
+    "upsampling": "Upsample UpsamplingNearest2d UpsamplingBilinear2d",
 }
 
 # Class paths that pickles of 2020-2026 hold -> where the class is now.
@@ -228,6 +233,12 @@ _OLD_BUILTINS = {"__builtin__.xrange": "builtins.range", "__builtin__.getattr": 
 def refused_paths(paths: set[str]) -> list[str]:
     """Return the class paths that no checkpoint needs, sorted."""
     return sorted(path for path in paths if _OLD_BUILTINS.get(path, path) not in STAND_INS and path not in TORCH_PATHS)
+
+
+def foreign_layers(model: nn.Module) -> list[str]:
+    """Return the class paths of a network's layers that no checkpoint may hold, sorted."""
+    kinds = {type(module) for module in model.modules()}
+    return sorted({f"{kind.__module__}.{kind.__qualname__}" for kind in kinds} - MODULE_PATHS.keys())
 
 
 def safe_globals() -> list[tuple[Callable, str]]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from utils.balance.class_weights import labels_to_class_weights
+from utils.checkpoints.classes import foreign_layers
 from utils.errors import InputError, InputErrors
 from utils.hyperparameters import Hyperparameters
 from utils.logs import LOGGER, colorstr
@@ -153,6 +154,21 @@ def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
     if frozen:
         LOGGER.info(f"{colorstr('freeze: ')}{len(frozen)} parameter tensors of layers {sorted(layers)}")
     return frozen
+
+
+def check_layers(model: nn.Module, source: str) -> None:
+    """Refuse layers that a checkpoint may not hold, before anything is trained that could not be read again.
+
+    Args:
+        model: the network.
+        source: what it was built from, for the message.
+
+    Raises:
+        InputError: a layer's class is not in the list of utils/checkpoints/classes.py.
+    """
+    if foreign := foreign_layers(model):
+        listed = "the list in utils/checkpoints/classes.py, to which names can be added"
+        raise InputError(f"{source}: found the layer {', '.join(foreign)}; checkpoints may hold those of {listed}")
 
 
 def build_optimizer(model: nn.Module, name: str, hyp: Hyperparameters, batch_size: int) -> torch.optim.Optimizer:

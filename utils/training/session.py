@@ -51,6 +51,7 @@ def train(
 
     checkpoint = build.load_weights(str(opt.weights), opt.cfg, bool(opt.resume))
     model = task.build_model(opt, checkpoint, data, hyp, device)
+    build.check_layers(model, str(opt.cfg or getattr(opt, "model", "") or opt.weights))
     model = model.to(memory_format=torch.channels_last)  # the faster layout of convolutions, on the CPU as well
     build.freeze_layers(model, opt.freeze)
     amp_dtype = task.choose_dtype(model, device)
