@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train import build_parser
 from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.fact_table import FACTS, fill
 from utils.diagnosis.fail_on import check_tests, read_tests
 from utils.diagnosis.rules import DEFAULT_RULES, Condition, read_rules
-from utils.diagnosis.runs import BaseHyp, class_gains
+from utils.diagnosis.runs import BaseHyp, base_hyp, class_gains, train_options
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameters import Hyperparameters
-from utils.yaml_files import read_yaml
+from utils.training.options import plain_options
+from utils.yaml_files import read_yaml, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = read_yaml(ROOT / "data/hyps/hyp.scratch-low.yaml")
@@ -180,7 +183,50 @@ def test_texts_carry_the_measured_values() -> None:
     line = advise(RULES, facts, BASE).lines[0]
     assert "58 objects of coupling (72 %) are taken for bolt, 0 (0 %)" in line.evidence
     assert line.about == "coupling taken for bolt"
-    assert line.command == "python train.py --data 'my set.yaml' --hyp runs/a.yaml --img 320"
+    command = "python train.py --data 'my set.yaml' --hyp runs/a.yaml --img 320"
+    assert line.command == f"{command} # and the other options of your run"
+    known = replace(facts, run={**facts.run, "train_options": "--weights '' --epochs 30"})
+    assert advise(RULES, known, BASE).lines[0].command == f"{command} --weights '' --epochs 30"
+    usual = replace(facts, run={**facts.run, "train_options": ""})
+    assert advise(RULES, usual, BASE).lines[0].command == command
+
+
+def saved_run(folder: Path, *words: str) -> tuple[str, argparse.Namespace]:
+    """Weights in a run folder that train.py was given these words for, and its options."""
+    opt = build_parser().parse_args(list(words))
+    (folder / "weights").mkdir(parents=True)
+    write_yaml(folder / "opt.yaml", {**plain_options(opt), "hyp": BASE, "save_dir": str(folder)})
+    write_yaml(folder / "hyp.yaml", BASE)
+    return str(folder / "weights/best.pt"), opt
+
+
+def test_advised_commands_repeat_the_options_of_the_run(tmp_path: Path) -> None:
+    words = [
+        "--weights", "", "--cfg", "yolov5n.yaml", "--epochs", "30", "--batch-size", "8", "--rect", "--cache",
+        "--freeze", "0", "1", "2", "--device", "0,1", "--optimizer", "AdamW", "--label-smoothing", "0.1", "--seed", "3",
+    ]  # fmt: skip
+    named = ["--data", "my set.yaml", "--img", "320", "--name", "first", "--hyp", "hyp.focal.yaml"]
+    weights, opt = saved_run(tmp_path / "first", *words, *named)
+    found = train_options([weights])
+    again = build_parser().parse_args([*found, *named])
+    assert vars(again) == vars(opt) and "--data" not in found
+    assert train_options([saved_run(tmp_path / "second")[0]]) == []
+
+
+def test_options_of_a_run_are_unknown_without_its_folder(tmp_path: Path) -> None:
+    weights, _ = saved_run(tmp_path / "run")
+    assert train_options(None) is None and train_options([weights, weights]) is None
+    assert train_options([str(tmp_path / "elsewhere/weights/best.pt")]) is None
+
+
+def test_image_weights_of_the_run_stay_as_its_sampler(tmp_path: Path) -> None:
+    weights, _ = saved_run(tmp_path / "run", "--image-weights")
+    base = base_hyp(argparse.Namespace(hyp=None, weights=[weights]))
+    assert base.settings == {**BASE, "sampler": "image_weights"} and base.of_run and "--image-weights" in base.source
+    assert train_options([weights]) == []
+    advice = advise(RULES, Facts({"largest_error": "Cls"}, [], [FEW]), base.settings)
+    assert advice.hyp["sampler"] == "image_weights"
+    assert Hyperparameters.from_dict(advice.hyp)["sampler"] == "image_weights"
 
 
 def test_command_with_an_unknown_value_is_left_out_and_names_are_quoted() -> None:

@@ -52,6 +52,18 @@ class WorkError(RuntimeError):
     kind = "error"  # what its line on stderr begins with
 
 
+class WorkErrors(WorkError):
+    """Several things that went wrong together, one line each.
+
+    Args:
+        problems: the messages, at least one.
+    """
+
+    def __init__(self, problems: Iterable[str]):
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
 def printable(text: object) -> str:
     """Return a text on one line, with every character escaped that a terminal would not show as itself."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
@@ -76,6 +88,6 @@ def run_command(main: Callable[[], object]) -> None:
     except (InputError, WorkError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        for problem in error.problems if isinstance(error, InputErrors) else [str(error)]:
+        for problem in error.problems if isinstance(error, (InputErrors, WorkErrors)) else [str(error)]:
             print(f"{getattr(error, 'kind', 'error')}: {printable(problem)}", file=sys.stderr)
         sys.exit(error.exit_status)

@@ -19,6 +19,7 @@ from utils.hyperparameter_table import settings_of
 from utils.hyperparameters import Hyperparameters
 
 LONGEST_COMMENT = 116
+OPTIONS_PLACE = " {train_options}"
 RAISED = ("cls", "obj_pw", "mixup", "rare_paste", "label_smoothing")  # which rules raise and never lower
 # What corrects the balance of the classes, by the keys that do it. Two of these at once multiply.
 CORRECTIONS: dict[str, tuple[str, ...]] = {
@@ -139,9 +140,14 @@ def _line(rule: Rule, row: Mapping[str, Any]) -> Line:
 
 
 def _command(template: str, row: Mapping[str, Any]) -> str:
-    """Return a command with its values quoted for a shell, '' when one of them is unknown."""
-    text = fill(template, row, quote=shlex.quote)
-    return "" if UNKNOWN_TEXT in text else text
+    """Return a command with its values quoted for a shell, '' when one of them is unknown.
+
+    Options of the run that are not known are left to the reader, as a comment of the shell.
+    """
+    options = row.get("train_options")
+    known = "# and the other options of your run" if options is None else options
+    text = fill(template.replace(OPTIONS_PLACE, ""), row, quote=shlex.quote)
+    return "" if UNKNOWN_TEXT in text else f"{text} {known}".strip() if OPTIONS_PLACE in template else text
 
 
 # The hyp file ---------------------------------------------------------------------------------------------------------

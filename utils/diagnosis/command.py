@@ -154,6 +154,7 @@ class Diagnosis:
             "model": facts["model"], "parameters": facts["parameters"], "folder": str(self.folder),
             "advice_file": str(self.folder / "advice.yaml"), "thresholds_file": str(self.folder / "thresholds.yaml"),
             **runs.class_gains(self.base, int(self.facts["nc"]), facts["layers"]), "map50_train": None,
+            "train_options": runs.train_options(opt.weights),
         }  # fmt: skip
 
     # Tasks --------------------------------------------------------------------------------------------------------

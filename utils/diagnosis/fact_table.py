@@ -82,6 +82,7 @@ RUN_FACTS: dict[str, Fact] = {
     "weights": _text("weights as given"),
     "advice_file": _text("path of the advice.yaml of this run"),
     "thresholds_file": _text("path of the thresholds.yaml of this run"),
+    "train_options": _text("options of train.py with which the weights were trained, last in a command"),
     "folder": _text("folder of this run"),
 }
 CLASS_FACTS: dict[str, Fact] = {

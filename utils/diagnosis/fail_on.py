@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.diagnosis.audit_findings import CODES
 from utils.diagnosis.fact_table import RUN_FACTS
-from utils.errors import InputErrors, WorkError
+from utils.errors import InputErrors, WorkErrors
 from utils.hyperparameter_table import nearest_name
 
 TEST = re.compile(r"\s*([A-Za-z]\w*)\s*(?:(<=|>=|<|>)\s*([+-]?\d+\.?\d*(?:[eE][+-]?\d+)?)\s*)?")
@@ -59,7 +59,7 @@ def read_tests(texts: Sequence[str]) -> list[Test]:
 
 
 def check_tests(tests: Sequence[Test], run: Mapping[str, Any], codes: Mapping[str, int] | None) -> None:
-    """Raise WorkError with a line for each test that holds, or whose number was not measured.
+    """Raise WorkErrors with a line for each test that holds, or whose number was not measured.
 
     Args:
         tests: of ``read_tests``.
@@ -74,4 +74,4 @@ def check_tests(tests: Sequence[Test], run: Mapping[str, Any], codes: Mapping[st
         elif test.fails(value):
             lines.append(f"--fail-on {test.text}: {test.name} is {value:.6g}")
     if lines:
-        raise WorkError("\n".join(lines))
+        raise WorkErrors(lines)

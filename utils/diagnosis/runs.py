@@ -23,6 +23,11 @@ from utils.yaml_files import read_yaml
 MODEL_ENDINGS = (".pt", ".pth", ".onnx", ".torchscript", ".engine", ".pb", ".tflite", ".xml", ".mlmodel")
 MODEL_FOLDER = "_model"  # end of the names of folders that export.py writes
 DEFAULT_HYP = ROOT / "data/hyps/hyp.scratch-low.yaml"
+# What an advised command says itself (image_weights as a sampler), and what only names a run or begins another kind.
+NOT_REPEATED = {
+    "help", "data", "hyp", "imgsz", "image_weights", "project", "name", "exist_ok", "resume", "local_rank", "evolve",
+    "evolve_population", "resume_evolve", "bucket", "artifact_alias", "upload_dataset",
+}  # fmt: skip
 
 
 def predictions_of(source: str | Sequence[str], opt: argparse.Namespace, gt: GroundTruth, option: str) -> Views:
@@ -106,6 +111,8 @@ class BaseHyp(NamedTuple):
 def base_hyp(opt: argparse.Namespace) -> BaseHyp:
     """Return --hyp, the hyp.yaml beside the weights, or for want of both those of hyp.scratch-low.yaml.
 
+    A run that was trained with --image-weights has that as its sampler, which is the same.
+
     Raises:
         InputError: --hyp cannot be read.
     """
@@ -115,8 +122,40 @@ def base_hyp(opt: argparse.Namespace) -> BaseHyp:
     if opt.weights and len(opt.weights) == 1:
         beside = Path(opt.weights[0]).parent.parent / "hyp.yaml"
         if beside.is_file():
-            return BaseHyp(read_yaml(beside), str(beside))
+            hyp = read_yaml(beside)
+            if (saved_options(opt.weights) or {}).get("image_weights"):
+                return BaseHyp({**hyp, "sampler": "image_weights"}, f"{beside} with --image-weights")
+            return BaseHyp(hyp, str(beside))
     return BaseHyp(read_yaml(DEFAULT_HYP), DEFAULT_HYP.name, of_run=False)
+
+
+def saved_options(weights: Sequence[str] | None) -> Mapping[str, Any] | None:
+    """Return opt.yaml of the run that the weights lie in; None where there is none, or several weights."""
+    if not weights or len(weights) != 1:
+        return None
+    beside = Path(weights[0]).parent.parent / "opt.yaml"
+    return read_yaml(beside) if beside.is_file() else None
+
+
+def train_options(weights: Sequence[str] | None) -> list[str] | None:
+    """Return the words of train.py's options with which weights were trained, None where no opt.yaml tells them.
+
+    Data, hyperparameters, image size and the run's name are left out, and what has its default value.
+    """
+    from utils.training.parser import training_parser
+
+    saved = saved_options(weights)
+    if saved is None:
+        return None
+    parser = training_parser("", ROOT / "yolov5s.pt", ROOT / "data/coco128.yaml", ROOT / "runs/train")
+    words: list[str] = []
+    for action in parser._actions:
+        value = saved.get(action.dest, action.default)
+        if action.dest in NOT_REPEATED or value is None or str(value) == str(action.default):
+            continue
+        given = value if isinstance(value, list) else [] if action.const is True and value is True else [value]
+        words += [action.option_strings[0], *map(str, given)]
+    return words
 
 
 def class_gains(base: BaseHyp, nc: int, layers: int | None) -> dict[str, float | None]:
