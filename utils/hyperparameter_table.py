@@ -22,6 +22,15 @@ NEAR = 0.6  # similarity from which a known name is offered for an unknown one
 RENAMED = {
     "giou": "box",
     "class_weights": "cls_weights",
+    "cls_loss_weight": "cls_weights",
+    "pos_weight": "cls_pw",
+    "sampling": "sampler",
+    "oversample": "sampler",
+    "oversampling": "sampler",
+    "class_balanced": "sampler",
+    "image_weights": "--image-weights (an option of train.py), or sampler: image_weights",
+    "focal": "cls_loss: focal",
+    "focal_loss": "cls_loss: focal",
     "weights": "cls_weights",
     "cls_weight": "cls_weights",
     "focal_gamma": "fl_gamma",
@@ -232,7 +241,7 @@ def nearest_name(name: object, known: Iterable[object]) -> str | None:
 def unknown_key_problem(name: object, known: Iterable[str]) -> str:
     """Return the message for a key that nothing reads, with the likely meaning."""
     offer = RENAMED.get(str(name)) or nearest_name(name, known)
-    hint = f"did you mean '{offer}'?" if offer else "allowed keys: those of data/hyps/*.yaml"
+    hint = f"did you mean '{offer}'?" if offer else "docs/class-balance.md lists every key that is allowed"
     return f"unknown key '{name}': {hint}"
 
 

@@ -21,6 +21,7 @@ STOCK_SETS = (
     "imagenette320", "imagewoof", "imagewoof160", "imagewoof320", "imagenet10", "imagenet100", "imagenet1000",
 )  # fmt: skip
 STOCK_ADDRESS = "https://github.com/ultralytics/assets/releases/download/v0.0.0/{name}.zip"
+FOLDER_FORM = "a folder with train/ and val/ or test/"
 MOST_LISTED = 1000
 _LISTED_NAMES = 8
 
@@ -61,24 +62,26 @@ def find_data(data: str | Path) -> Path:
 
     text = str(data)
     if Path(text).is_file():
-        raise InputError(_file_text(text))
+        raise InputError(f"--data {text}: is a file, allowed is {FOLDER_FORM}, a folder per class{_of_yaml(text)}")
     for place in (Path(text), datasets_dir() / text):
         if text and place.is_dir():
             return place
     if text not in STOCK_SETS:
+        if of_yaml := _of_yaml(text):
+            raise InputError(f"--data {text}: is no folder, allowed is {FOLDER_FORM}, a folder per class{of_yaml}")
         places = f"{Path(text).resolve()} and {(datasets_dir() / text).resolve()}"
         raise MissingFileError(
-            f"--data {text}: no such folder, looked for as {places}; allowed are a folder with train/ and val/ or "
-            f"test/, or the name of a stock set: {', '.join(STOCK_SETS)}"
+            f"--data {text}: no such folder, looked for as {places}; allowed are {FOLDER_FORM}, "
+            f"or the name of a stock set: {', '.join(STOCK_SETS)}"
         )
     return _fetch_stock(text, datasets_dir())
 
 
-def _file_text(text: str) -> str:
-    advice = ""
-    if text.endswith((".yaml", ".yml")):
-        advice = f"; a detection set's boxes become such folders by: python -m utils.classification.crops --data {text}"
-    return f"--data {text}: is a file, allowed is a folder with train/ and val/ or test/, a folder per class{advice}"
+def _of_yaml(text: str) -> str:
+    """Return how class folders are made of a detection set, for a data YAML's name; '' for others."""
+    if not text.endswith((".yaml", ".yml")):
+        return ""
+    return f"; a detection set's boxes become such folders by: python -m utils.classification.crops --data {text}"
 
 
 def _fetch_stock(name: str, folder: Path) -> Path:

@@ -33,7 +33,7 @@ def training_parser(  # noqa: PLR0915  (an option a line)
         "--hyp",
         type=str,
         default=ROOT / "data/hyps/hyp.scratch-low.yaml",
-        help="hyperparameter YAML",
+        help="hyperparameter YAML, with the remedies against class errors: docs/class-balance.md",
     )
     add("--epochs", type=int, default=100, help="number of epochs")
     add("--batch-size", type=int, default=16, help="images per step over all processes; -1 fits it to the GPU's memory")
@@ -78,7 +78,12 @@ def training_parser(  # noqa: PLR0915  (an option a line)
     add("--exist-ok", action="store_true", help="use an existing run folder instead of a new number")
     add("--quad", action="store_true", help="quad loader: four images in one of double size")
     add("--cos-lr", action="store_true", help="cosine learning rate instead of linear")
-    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        help="label smoothing epsilon; 0 leaves the hyp file's",
+    )
     add("--patience", type=int, default=100, help="epochs without improvement before stopping; 0 never stops")
     add("--freeze", nargs="+", type=int, default=[0], help="layers to freeze: 10 the first ten, 0 1 2 those three")
     add("--save-period", type=int, default=-1, help="also keep every Nth epoch's checkpoint")
