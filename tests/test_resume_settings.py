@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import train
+from utils.checkpoint import load_checkpoint
 from utils.errors import InputError
 from utils.training.folder_lock import release_folders
 from utils.training.resume_settings import data_facts, fact_differences, hyp_differences, newer_files
@@ -110,6 +112,9 @@ CASES = {
         lambda case: _edit_yaml(case / "runs/exp/opt.yaml", lr0=0.5, mosaic=0.0), {},
         ["opt.yaml", "hyp: lr0 was 0.01 and is 0.5", "hyp: mosaic was 1.0 and is 0.0"],
     ),
+    "hyp.yaml edited": (
+        lambda case: _edit_yaml(case / "runs/exp/hyp.yaml", lr0=0.5), {}, ["hyp.yaml: hyp: lr0 was 0.01 and is 0.5"],
+    ),
     "anchors edited in opt.yaml": (
         lambda case: _edit_yaml(case / "runs/exp/opt.yaml", anchors=4), {}, ["anchors was None and is 4"],
     ),
@@ -137,6 +142,52 @@ def test_what_changes_the_result_is_refused(case: Path, name: str) -> None:
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert all(len(line) < 500 for line in str(caught.value).splitlines())
     assert (case / "runs/exp/weights/last.pt").read_bytes() == before
+
+
+def test_moved_data_are_named_by_an_option_and_found_again_without_it(case: Path, monkeypatch) -> None:
+    """The run goes on with the same weights as where the data had stayed; its opt.yaml still names the old place."""
+    there = Path(os.path.realpath(case))
+    shutil.copytree(there, there.parent / "stayed")
+    (there / "moved").mkdir()
+    for name in ("tiny", "tiny.yaml"):
+        os.rename(there / name, there / "moved" / name)
+    text = (there / "moved/tiny.yaml").read_text().replace(str(case / "tiny"), str(there / "moved/tiny"))
+    (there / "moved/tiny.yaml").write_text(text)
+    with pytest.raises(
+        InputError, match=r"tiny\.yaml: no such file.*where the data has moved, name its place with --data"
+    ):
+        _resume(case)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "share_maps", lambda _: (_ for _ in ()).throw(Killed))
+        _resume(case, data=str(there / "moved/tiny.yaml"), epochs=3)
+    release_folders()
+    folder = _resume(case)
+    case.unlink()
+    case.symlink_to(there.parent / "stayed")
+    stayed = _resume(case, epochs=3)
+    ours, theirs = (load_checkpoint(Path(run) / "weights/last.pt")["model"].state_dict() for run in (folder, stayed))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_another_data_set_is_refused_whatever_its_name(case: Path) -> None:
+    shutil.copytree(os.path.realpath(case / "tiny"), case / "other")
+    _relabel(case / "other/labels/train/3.txt")
+    text = (case / "tiny.yaml").read_text().replace(str(case / "tiny"), str(case / "other"))
+    (case / "other.yaml").write_text(text)
+    with pytest.raises(InputError, match="training labels are not the same"):
+        _resume(case, data=str(case / "other.yaml"))
+
+
+def test_a_run_goes_on_in_its_folder_from_wherever_the_command_is_given(case: Path, monkeypatch) -> None:
+    monkeypatch.chdir(case / "runs/exp/weights")
+    folder = Path(train.run(resume="last.pt").save_dir)
+    assert folder.samefile(case / "runs/exp") and (folder / "results.csv").read_text().count("\n") == 3
+    assert not (folder / "weights/results.csv").exists()
+
+
+def test_a_run_folder_is_answered_with_its_checkpoint(case: Path) -> None:
+    with pytest.raises(InputError, match=r"runs/exp: is a folder, its checkpoint is .*weights/last\.pt"):
+        train.run(resume=str(case / "runs/exp"))
 
 
 def test_another_number_of_processes_is_refused(case: Path, monkeypatch) -> None:

@@ -65,7 +65,7 @@ def test_the_command_of_a_run_with_resume_added_resumes_it(saved, tmp_path, monk
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("cfg", "yolov5s.yaml"), ("data", "coco.yaml"), ("hyp", "other.yaml"), ("batch_size", 16), ("project", "else")],
+    [("cfg", "yolov5s.yaml"), ("hyp", "other.yaml"), ("batch_size", 16), ("project", "else")],
 )
 def test_an_option_that_changes_the_result_is_refused_on_one_line(saved, tmp_path, monkeypatch, name, value):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import InputError
+from utils.errors import InputError, MissingFileError
 from utils.logs import LOGGER, colorstr, setup_logging
 from utils.training.world import World
 
@@ -67,7 +67,12 @@ def prepare(
     options.check_options(opt, world.size)
     options.warn_unused(opt)
     opt.project = str(opt.project)
-    script.find_files(opt)
+    try:
+        script.find_files(opt)
+    except MissingFileError as error:
+        if not opt.resume:
+            raise
+        raise MissingFileError(f"{error}; where the data has moved, name its place with --data") from None
     device = select_device(opt.device, batch_size=opt.batch_size)
     options.check_device(opt, device)
     return opt, join_group(world, device)
@@ -88,7 +93,7 @@ def resume_options(script: Script, opt: argparse.Namespace, given: dict[str, Any
     latest = opt.resume if named else get_latest_run() or get_latest_run(ROOT / "runs")
     if not latest:
         raise InputError(f"--resume: no last.pt below {Path.cwd()} or runs/; allowed is --resume path/to/last.pt")
-    checkpoint = Path(latest)
+    checkpoint = Path(latest).absolute()  # the run folder is above it, wherever the command is given
     given = named_options(script) if given is None else given
     resumed = options.resumed_options(opt, checkpoint, options.saved_options(checkpoint), given)
     resumed.save_dir = str(checkpoint.parent.parent)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 PYTHON_ONLY = {"class_weights"}  # options of train.run that the command line does not have
-CHANGEABLE_ON_RESUME = {"resume", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps", "diagnose"}
+CHANGEABLE_ON_RESUME = {  # data may move; that it is the same is checked by its content
+    "resume", "data", "device", "workers", "local_rank", "epochs", "exist_ok", "save_steps", "diagnose",
+}  # fmt: skip
 ALIASES = {"img": "imgsz", "img_size": "imgsz", "batch": "batch_size"}  # of train.run's keywords
 
 # option: (least, greatest); None is no bound
@@ -222,7 +224,7 @@ def _is_same(name: str, given: Any, saved: Any) -> bool:
         return True
     if name == "project":
         return Path(given).resolve() == Path(saved).resolve()
-    if name not in {"data", "cfg", "hyp"} or not given or not saved:
+    if name not in {"cfg", "hyp"} or not given or not saved:
         return False
     if isinstance(saved, dict):
         now = given if isinstance(given, dict) else read_yaml(check_yaml(given))
@@ -263,7 +265,9 @@ def saved_options(checkpoint: Path) -> dict[str, Any]:
     from utils.yaml_files import read_yaml
 
     if not checkpoint.is_file():
-        raise MissingFileError(f"--resume {checkpoint}: no such file; allowed is a last.pt of an interrupted run")
+        last = checkpoint / "weights" / "last.pt"
+        found = f"is a folder, its checkpoint is {last}" if last.is_file() else "no such file"
+        raise MissingFileError(f"--resume {checkpoint}: {found}; allowed is a last.pt of an interrupted run")
     beside = checkpoint.parent.parent / "opt.yaml"
     own = load_checkpoint(checkpoint).get("opt")
     options = read_yaml(beside) if beside.is_file() else own
@@ -271,5 +275,15 @@ def saved_options(checkpoint: Path) -> dict[str, Any]:
         raise InputError(f"--resume {checkpoint}: it holds no options and {beside} is missing; start a new run with it")
     if options is not own and isinstance(own, dict):
         refuse_edited_options(beside, options, checkpoint, own)
+        if _is_gone(options.get("data")) and not _is_gone(own.get("data")):
+            options = {**options, "data": own["data"]}  # a run resumed with --data has its present place there alone
+    settings = beside.with_name("hyp.yaml")
+    if settings.is_file() and isinstance(own, dict) and isinstance(own.get("hyp"), dict):
+        refuse_edited_options(settings, {"hyp": read_yaml(settings)}, checkpoint, own)
     epochs = [found["epochs"] for found in (options, own) if isinstance(found, dict) and "epochs" in found]
     return {**options, "epochs": max(epochs)} if epochs else options
+
+
+def _is_gone(data: Any) -> bool:
+    """Return whether an option names no data set, or one that does not lie there."""
+    return not isinstance(data, dict) and not (isinstance(data, str) and Path(data).exists())

@@ -19,9 +19,9 @@ from utils.logs import LOGGER
 # Options that opt.yaml and a resumed run's checkpoint may tell differently: where the run lies, and what changes no
 # result. (A resumed run's checkpoint names itself as its weights.)
 FREE_OPTIONS = frozenset({
-    "weights", "cfg", "save_dir", "project", "name", "resume", "exist_ok", "epochs", "device", "workers", "local_rank",
-    "noplots", "nosave", "save_period", "save_steps", "bbox_interval", "cache", "diagnose", "entity", "upload_dataset",
-    "bucket", "evolve", "evolve_population", "resume_evolve", "artifact_alias",
+    "weights", "cfg", "data", "save_dir", "project", "name", "resume", "exist_ok", "epochs", "device", "workers",
+    "local_rank", "noplots", "nosave", "save_period", "save_steps", "bbox_interval", "cache", "diagnose", "entity",
+    "upload_dataset", "bucket", "evolve", "evolve_population", "resume_evolve", "artifact_alias",
 })  # fmt: skip
 DIGITS = 16  # of the digests that stand for the data
 _MOST = 3  # differences or files that a message names
