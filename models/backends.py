@@ -221,7 +221,7 @@ def require_head(model: nn.Module, source: Any, head: type[nn.Module]) -> None:
         head: the class that the last layer must have, of KINDS.
 
     Raises:
-        InputError: its last layer is another.
+        InputError: its last layer is another, or several networks are to find masks.
     """
     task, kind = KINDS[head.__name__]
     name = " ".join(map(str, source)) if isinstance(source, (list, tuple)) else source
@@ -229,6 +229,8 @@ def require_head(model: nn.Module, source: Any, head: type[nn.Module]) -> None:
         if model.task not in {"", task}:
             raise InputError(f"{name}: made for the task {model.task}; allowed here are {kind} networks")
         model = model.model
+    if isinstance(model, nn.ModuleList) and head.__name__ == "Segment":
+        raise InputError(f"{name}: several checkpoints found, allowed is one {kind} network")
     for network in model if isinstance(model, nn.ModuleList) else [model]:
         layers = getattr(network, "model", None)
         if isinstance(layers, nn.Sequential) and type(layers[-1]) is not head:

@@ -97,7 +97,8 @@ def attempt_load(
         The model, or for several an Ensemble with the members' names and the largest of their strides.
 
     Raises:
-        InputError: a file that is no checkpoint, no file, or members with different numbers of classes.
+        InputError: a file that is no checkpoint, no file, or members with different numbers, or another order,
+            of classes.
     """
     files = [weights] if isinstance(weights, (str, Path)) else list(weights)
     if not files:
@@ -115,6 +116,15 @@ def _join(files: Sequence[str | Path], models: Sequence[nn.Module]) -> Ensemble:
     if len(set(counts)) > 1:
         found = ", ".join(f"{file} has {count}" for file, count in zip(files, counts, strict=True))
         raise InputError(f"weights: an ensemble needs models with the same number of classes, found {found}")
+    first = models[0].names
+    for file, model in zip(files[1:], models[1:], strict=True):
+        at = next((number for number, name in first.items() if model.names.get(number) != name), None)
+        if at is None:
+            continue
+        found = f"class {at} is '{first[at]}' in {files[0]} and '{model.names.get(at)}' in {file}"
+        if sorted(first.values()) == sorted(model.names.values()):
+            raise InputError(f"weights: an ensemble needs models with the same order of classes, {found}")
+        LOGGER.warning(f"WARNING ensemble: {found}; the names of the first are used")
     ensemble = Ensemble(models)
     LOGGER.info(f"Ensemble created with {', '.join(str(file) for file in files)}")
     ensemble.names, ensemble.nc, ensemble.yaml = models[0].names, counts[0], getattr(models[0], "yaml", None)

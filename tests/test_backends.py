@@ -88,6 +88,20 @@ def test_ensemble_of_different_classes(checkpoints: list[Path]) -> None:
         DetectMultiBackend([checkpoints[0], "x.torchscript"])
 
 
+def test_ensembles_of_other_names(checkpoints: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def renamed(*names: str) -> Path:
+        content = torch.load(checkpoints[1], weights_only=False)
+        for model in (content[key] for key in ("model", "ema") if content.get(key) is not None):
+            model.names = dict(enumerate(names))
+        torch.save(content, tmp_path / "renamed.pt")
+        return tmp_path / "renamed.pt"
+
+    with pytest.raises(InputError, match="same order of classes, class 0 is 'c0' in .* and 'c1' in .*renamed"):
+        attempt_load([checkpoints[0], renamed("c1", "c0")])
+    attempt_load([checkpoints[0], renamed("c0", "other")])
+    assert "class 1 is 'c1' in" in caplog.text and "'other' in" in caplog.text
+
+
 @pytest.mark.parametrize("inplace", [True, False])
 def test_inplace(checkpoints: list[Path], inplace: bool) -> None:
     model = attempt_load(checkpoints[0], inplace=inplace)

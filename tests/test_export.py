@@ -207,6 +207,14 @@ def test_opencv_runs_onnx_files(weights: Path) -> None:
     assert torch.allclose(backend(im), outputs(path, im)[0], atol=1e-2)
 
 
+def test_opencv_refuses_files_with_the_suppression_inside(weights: Path) -> None:
+    """OpenCV 5.0 gives no more boxes than an earlier image had."""
+    (path,) = write(weights, "onnx", nms=True)
+    assert DetectMultiBackend(path).nms
+    with pytest.raises(InputError, match="holds the suppression.*allowed with --dnn are files exported without --nms"):
+        DetectMultiBackend(path, dnn=True)
+
+
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 

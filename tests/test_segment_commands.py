@@ -241,8 +241,10 @@ def test_outlines_and_colours_lie_where_the_mask_is(retina, tmp_path):
         (lambda data, w: segment_train.run(data=data, **TINY, mask_ratio=0), ["mask ratio 0"]),
         (lambda data, w: val.run(data, weights=w, augment=True), ["--augment"]),
         (lambda data, w: predict.run(w, "x.png", augment=True), ["--augment"]),
+        (lambda data, w: val.run(data, weights=[w, w]), ["several checkpoints", "one segmentation network"]),
+        (lambda data, w: predict.run([w, w], str(ROOT / "data/images")), ["several checkpoints", "one segmentation"]),
     ],
-    ids=["head", "quad", "ratio", "val augment", "predict augment"],
+    ids=["head", "quad", "ratio", "val augment", "predict augment", "val ensemble", "predict ensemble"],
 )
 def test_what_does_not_fit_masks_is_refused(call, words, shapes, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -421,6 +421,19 @@ def test_statistics_of_training_join_the_columns() -> None:
     assert set(columns) == {"images", "instances", "p", "r", "ap50", "ap", "weight", "drawn", "loss_share"}
 
 
+def test_classes_of_other_names_are_told(tiny_data, tiny_weights, tmp_path, caplog) -> None:
+    swapped = tmp_path / "swapped.yaml"
+    swapped.write_text(tiny_data.read_text().replace("[green, blue]", "[blue, green]"))
+    for data, is_other in ((tiny_data, False), (swapped, True)):
+        caplog.clear()
+        val.run(
+            data=str(data), weights=str(tiny_weights), imgsz=64, project=str(tmp_path / "runs"), device="cpu",
+            workers=0,
+        )  # fmt: skip
+        told = "2 of 2 classes have another name: class 0 is 'green' in" in caplog.text
+        assert told is is_other and ("and 'blue' in" in caplog.text) is is_other
+
+
 def test_thresholds_file_of_a_run_goes_back_in(tiny_data, tiny_weights) -> None:
     _run(tiny_data, tiny_weights, plots=False, conf_thres=0.0)
     path = tiny_data.parent / "runs" / "exp" / "thresholds.yaml"

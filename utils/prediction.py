@@ -92,7 +92,10 @@ def predict_source(opt: argparse.Namespace, kind: Kind) -> None:
     imgsz = [opt.imgsz, opt.imgsz] if isinstance(opt.imgsz, int) else list(opt.imgsz)
     check_options(imgsz, limits, counts, opt.save_format)
     source = check_source(str(opt.source))
-    model = DetectMultiBackend(opt.weights, device=select_device(opt.device), dnn=opt.dnn, data=opt.data, fp16=opt.half)
+    device = select_device(opt.device)
+    if opt.half and device.type != "cuda":
+        LOGGER.warning("WARNING --half has no effect without a GPU")
+    model = DetectMultiBackend(opt.weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half)
     require_head(model, opt.weights, getattr(yolo, kind.head))
     opt.classes = class_list(opt.classes)
     check_classes(opt.classes, model.names)
@@ -246,7 +249,7 @@ def parse_options(
         if names[0] not in without:
             parser.add_argument(*names, **settings)
 
-    add("--weights", nargs="+", type=str, default=weights, help="checkpoint, or several for an ensemble")
+    add("--weights", nargs="+", type=str, default=weights, help="checkpoint, or several for an ensemble of detectors")
     add("--source", type=str, default=ROOT / "data/images", help="file, folder, pattern, URL, list, webcam or screen")
     add("--data", type=str, default=ROOT / "data/coco128.yaml", help="data set YAML, for names a model file lacks")
     add("--imgsz", "--img", "--img-size", nargs="+", type=int, default=[imgsz], help="side, or height and width")

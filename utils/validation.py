@@ -128,6 +128,8 @@ def load(opt: argparse.Namespace, kind: Kind) -> dict[str, Any]:
     facts = check_dataset(opt.data, splits=(split,))
     if not facts.get(split):
         raise InputError(f"{opt.data}: has no '{split}' entry, --task {opt.task} needs one")
+    if opt.half and device.type != "cuda" and opt.task != "speed":
+        LOGGER.warning("WARNING --half has no effect without a GPU")
     opt.model = DetectMultiBackend(
         opt.weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half and device.type == "cuda"
     )
@@ -163,13 +165,21 @@ def split_of(opt: argparse.Namespace) -> str:
 
 
 def refuse_other_classes(opt: argparse.Namespace, facts: dict[str, Any]) -> None:
-    """Refuse weights that were trained for another number of classes."""
+    """Refuse weights that were trained for another number of classes, and warn of other names."""
     trained = len(opt.model.names)
     if trained != facts["nc"]:
         source = opt.data if isinstance(opt.data, (str, Path)) else "the data set"
         raise InputError(
             f"{weights_text(opt.weights)} knows {trained} classes, {source} has {facts['nc']}: pass weights and data "
             "that belong together, or --single-cls"
+        )
+    known, asked = names_of(opt.model, facts), facts["names"]
+    other = [number for number, name in known.items() if str(asked.get(number)) != str(name)]
+    if other:
+        source = opt.data if isinstance(opt.data, (str, Path)) else "the data set"
+        LOGGER.warning(
+            f"WARNING {len(other)} of {trained} classes have another name: class {other[0]} is '{known[other[0]]}' in "
+            f"{weights_text(opt.weights)} and '{asked.get(other[0])}' in {source}"
         )
 
 
@@ -304,7 +314,7 @@ def parse_options(
             parser.add_argument(*names, **settings)
 
     add("--data", type=str, default=data, help="data set YAML")
-    add("--weights", nargs="+", type=str, default=weights, help="model file; several make an ensemble")
+    add("--weights", nargs="+", type=str, default=weights, help="model file; several detectors make an ensemble")
     add("--batch-size", type=int, default=32, help="images per batch")
     add("--imgsz", "--img", "--img-size", type=int, default=640, help="longest side of the images, pixels")
     add("--conf-thres", type=float, default=0.001, help="smallest confidence, 0 to 1")

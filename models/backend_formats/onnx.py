@@ -82,6 +82,11 @@ class OnnxBackend(Backend):
         import cv2
 
         self.device, size = torch.device("cpu"), self.facts.get("imgsz")
+        if self.facts.get("nms"):  # OpenCV 5.0 keeps the number of boxes of an earlier image, and drops what is beyond
+            raise InputError(
+                f"weights {self.path}: its graph holds the suppression, of which OpenCV's DNN module loses boxes; "
+                "allowed with --dnn are files exported without --nms"
+            )
         try:
             self.model = cv2.dnn.readNetFromONNX(str(self.path))
         except cv2.error as error:
