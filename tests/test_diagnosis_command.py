@@ -305,9 +305,9 @@ def test_command_line_refusal_is_one_line_with_status_2(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] and not (tmp_path / "runs").exists()
 
 
-def test_unwritable_project_is_a_work_error(sample: tuple[Path, Path], tmp_path: Path) -> None:
+def test_unwritable_project_is_refused_before_any_work(sample: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be made"):
         diagnose.run(data=str(sample[0]), task=["balance"], project=str(tmp_path / "file"))
 
 

@@ -207,4 +207,6 @@ def test_multi_scale_depends_on_the_step_alone_and_covers_its_range():
     images = torch.zeros(1, 3, 64, 64)
     sizes = [multi_scale(images, 64, 32, seed=0, step=step).shape[2] for step in range(60)]
     assert sizes == [multi_scale(images, 64, 32, seed=0, step=step).shape[2] for step in range(60)]
-    assert set(sizes) == {32, 64, 96}
+    assert set(sizes) == {64, 96}, "never below two strides"
+    large = torch.zeros(1, 3, 128, 128)
+    assert {multi_scale(large, 128, 32, 0, step).shape[2] for step in range(60)} == {64, 96, 128, 160, 192}

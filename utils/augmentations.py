@@ -83,7 +83,7 @@ def fit_letterbox(  # noqa: PLR0913 (the options of letterbox)
     if not scaleup:
         scale = min(scale, 1.0)
     ratio = scale, scale
-    size = round(w * scale), round(h * scale)
+    size = max(round(w * scale), 1), max(round(h * scale), 1)
     pad_w, pad_h = new_shape[1] - size[0], new_shape[0] - size[1]
     if auto:
         pad_w, pad_h = pad_w % stride, pad_h % stride

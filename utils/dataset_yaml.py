@@ -369,9 +369,17 @@ def _is_zip_address(text: str) -> bool:
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Return every file with a suffix below a folder; links to folders are followed, each folder once."""
+    """Return every file with a suffix below a folder; links to folders are followed, each folder once.
+
+    Raises:
+        InputError: a folder that cannot be read, whose images would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror})") from None
+
     found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()

@@ -63,9 +63,31 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
         mkdir: make the folder.
 
     Raises:
-        InputError: all numbers up to 9998 are taken.
+        InputError: all numbers up to 9998 are taken, or the folder cannot be made.
     """
     path = Path(path)
+    try:
+        return _incremented(path, exist_ok, sep, mkdir)
+    except OSError as error:
+        raise InputError(f"{path}: the folder cannot be made ({error.strerror})") from error
+
+
+def require_writable(folder: str | Path) -> None:
+    """Refuse a folder that is there and cannot be written, or that cannot be made, without making it.
+
+    Raises:
+        InputError: it, or the lowest of its parents that is there, is a file or cannot be written.
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"{folder}: the folder cannot be made ({place} is a file)")
+    if not is_writeable(place):
+        raise InputError(f"{folder}: the folder cannot be made ({place} cannot be written)")
+
+
+def _incremented(path: Path, exist_ok: bool, sep: str, mkdir: bool) -> Path:
     if exist_ok:
         if mkdir:
             path.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ def _expand(entry: str, origin: str) -> list[str]:
     path = os.path.abspath(entry)
     if os.path.isdir(path):
         try:
-            return sorted(file.path for file in os.scandir(path) if file.is_file())
+            return sorted(file.path for file in os.scandir(path) if not file.is_dir())  # of broken links it is told
         except OSError as error:
             raise InputError(f"{origin}{path}: the folder cannot be read ({error.strerror})") from None
     if os.path.isfile(path):
@@ -242,7 +242,8 @@ class LoadImages:
     def _end_video(self, path: str) -> None:
         """Go on to the next file; a video that gave nothing is a problem, one that ended early is mentioned."""
         if self.frame == 0:
-            self._skip(path, f"{path}: no frame can be read as a video")
+            stride = f" with --vid-stride {self.vid_stride}" if self.vid_stride > 1 else ""
+            self._skip(path, f"{path}: no frame can be read as a video{stride}")
         elif self.frame < self.frames - 1:
             self.warn(f"WARNING {path}: ended after {self.frame} of about {self.frames} frames")
         self.close()

@@ -104,7 +104,10 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: is a folder, expected a YAML file")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes, a YAML file may have at most {MAX_BYTES}")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
         return raw.decode("utf-16", errors="replace")
     try:

@@ -52,8 +52,15 @@ class _CheckedTarInfo(tarfile.TarInfo):
 
 
 def is_archive(path: str | Path) -> bool:
-    """Return whether a file is a zip or tar file by its content."""
-    return Path(path).is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    """Return whether a file is a zip or tar file by its content.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def unpack(archive: str | Path, target: str | Path, exclude: Iterable[str] = LEFT_OUT) -> list[Path]:

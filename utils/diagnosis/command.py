@@ -432,9 +432,10 @@ def _prepared(
     from utils.dataset_yaml import check_dataset
     from utils.diagnosis.audit import audited_facts
     from utils.hyperparameters import Hyperparameters
-    from utils.paths import check_file
+    from utils.paths import check_file, require_writable
 
     check_options(opt, has_predictions=views is not None)
+    require_writable(opt.project)
     rules = read_rules(opt.rules)
     base = runs.BaseHyp(hyp, "this run") if hyp is not None else runs.base_hyp(opt)
     Hyperparameters.from_dict(base.settings, source=base.source, strict=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -226,14 +227,16 @@ class DetectionWriter:
         self._videos.clear()
 
 
-def open_for_appending(file: Path) -> Any:
+@contextmanager
+def open_for_appending(file: Path) -> Iterator[TextIO]:
     """Open a text file to add lines; the folder is made when missing.
 
     Raises:
-        WorkError: it cannot be written.
+        WorkError: it cannot be written, to its end.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return file.open("a", encoding="utf-8", newline="" if file.suffix == ".csv" else None)
+        with file.open("a", encoding="utf-8", newline="" if file.suffix == ".csv" else None) as stream:
+            yield stream
     except OSError as error:
         raise WorkError(f"{file}: cannot be written ({error.strerror})") from error

@@ -41,7 +41,7 @@ class TextFiles:
                 try:
                     save_one_txt(detections, self.save_conf, shape, self._file_for(str(path)))
                 except OSError as error:
-                    raise WorkError(f"{error.filename}: cannot be written ({error.strerror})") from error
+                    raise WorkError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from error
 
     def _file_for(self, path: str) -> Path:
         file = self._files.get(path)

@@ -137,8 +137,12 @@ def build_model(  # noqa: PLR0913, PLR0917 (what a network is built from)
 
 
 def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
-    """Freeze layers by number: ``[10]`` the first ten, ``[0, 1, 2]`` those named. Returns the frozen parameters."""
-    layers = freeze if len(freeze) > 1 else range(freeze[0])
+    """Freeze layers by number: ``[10]`` the first ten, ``[0, 1, 2]`` those named. Returns the frozen parameters.
+
+    Raises:
+        InputError: layers that the model lacks, or nothing would be left to train.
+    """
+    layers = freeze if len(freeze) > 1 or freeze[0] < 0 else range(freeze[0])
     count = len(model.model) if layers else 0  # networks of torchvision have no numbered layers
     beyond = [layer for layer in layers if not 0 <= layer < count]
     if beyond:
@@ -151,6 +155,8 @@ def freeze_layers(model: nn.Module, freeze: list[int]) -> list[str]:
         parameter.requires_grad = not (prefixes and name.startswith(prefixes))
         if not parameter.requires_grad:
             frozen.append(name)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"--freeze {' '.join(map(str, freeze))}: all {count} layers; allowed is to leave one to train")
     if frozen:
         LOGGER.info(f"{colorstr('freeze: ')}{len(frozen)} parameter tensors of layers {sorted(layers)}")
     return frozen

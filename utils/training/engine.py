@@ -78,10 +78,12 @@ def images_and_targets(batch: Sequence[Any], device: torch.device) -> tuple[torc
 def multi_scale(images: torch.Tensor, imgsz: int, stride: int, seed: int, step: int) -> torch.Tensor:
     """Resize a batch (b, 3, h, w) to a size drawn from 0.5 to 1.5 times ``imgsz``, a multiple of ``stride``.
 
-    The draw depends on (seed, step) alone, so every process of a run resizes alike.
+    Two strides are the least, as of --img: a map of one place has no variance for the normalisation to take from a
+    single image. The draw depends on (seed, step) alone, so every process of a run resizes alike.
     """
     rng = make_rng(seed, 0, step, Stream.MULTI_SCALE)
     size = int(rng.integers(int(imgsz * 0.5), int(imgsz * 1.5) + stride)) // stride * stride
+    size = max(size, 2 * stride)
     factor = size / max(images.shape[2:])
     if factor == 1:
         return images
