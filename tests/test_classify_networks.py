@@ -100,9 +100,18 @@ def test_unknown_models_and_missing_weights_are_said_in_one_line(tmp_path: Path,
         initial_network("resnet18", 3)
 
 
-def test_transforms_in_a_clone_s_checkpoint_are_left_out(tmp_path: Path) -> None:
-    """Clones pickle their transforms with the network; such a file loads, and nothing of them is made."""
+@pytest.mark.parametrize("by_name", [False, True], ids=["choice by value", "choice by name"])
+def test_transforms_in_a_clone_s_checkpoint_are_left_out(
+    by_name: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clones pickle their transforms with the network; such a file loads, and nothing of them is made.
+
+    Python 3.11.0 to 3.11.3 pickles a choice by its name, all others by its value.
+    """
     transforms = pytest.importorskip("torchvision.transforms")
+    kind = transforms.InterpolationMode
+    ways = {False: lambda choice: (kind, (choice.value,)), True: lambda choice: (getattr, (kind, choice.name))}
+    monkeypatch.setattr(kind, "__reduce_ex__", lambda choice, _: ways[by_name](choice))
     network = ClassificationModel("yolov5n.yaml", nc=3)
     network.names = NAMES
     network.transforms = transforms.Compose(
@@ -110,6 +119,7 @@ def test_transforms_in_a_clone_s_checkpoint_are_left_out(tmp_path: Path) -> None
     )
     torch.save({"epoch": -1, "model": network.half(), "ema": None}, tmp_path / "clone.pt")
     assert "torchvision.transforms.transforms.Compose" in pickled_globals(tmp_path / "clone.pt")
+    assert any(name.endswith("builtin__.getattr") for name in pickled_globals(tmp_path / "clone.pt")) is by_name
     loaded = attempt_load(tmp_path / "clone.pt")
     assert loaded.names == NAMES and not hasattr(loaded, "transforms")
     torch.save(transforms.Compose([]), tmp_path / "other.pt")

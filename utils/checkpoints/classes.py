@@ -176,7 +176,9 @@ class DetectForward:
     """The function ``Detect.forward``, which Segment heads of earlier releases keep as an attribute."""
 
 
-def _getattr(owner: Any, name: Any) -> DetectForward:
+def _getattr(owner: Any, name: Any) -> DetectForward | TransformChoice:
+    if isinstance(owner, type) and issubclass(owner, TransformChoice):  # a choice by its name: Python 3.11.0 to 3.11.3
+        return owner(name)
     if (
         isinstance(owner, type)
         and issubclass(owner, StandIn)
