@@ -208,6 +208,10 @@ def test_the_first_place_that_gives_weights_counts(tiny_data: Path, run_log: pyt
     assert "class_weights: not used, cls_weights is given as well" in run_log.text
     assert resolved(facts, single_cls=True)["cls_weights"] is None
     assert "weights (data YAML): not used with --single-cls" in run_log.text
+    for given in ([1.0, 2.0, 4.0], {"bolt": 2.0}):
+        hyp = hyp_with(cls_weights=given)
+        assert resolved({**facts, "weights": None}, single_cls=True, hyp=hyp)["cls_weights"] is None
+    assert "cls_weights: have no effect with --single-cls" in run_log.text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from utils import nms as nms_module
 from utils.boxes import box_iou, xywh2xyxy
 from utils.errors import InputError
-from utils.nms import non_max_suppression
+from utils.nms import class_list, non_max_suppression
 
 
 def _plain(prediction: torch.Tensor, conf_thres, iou_thres, multi_label, agnostic, max_det, nm=0) -> list[torch.Tensor]:
@@ -190,3 +190,10 @@ def test_one_class_may_be_given_as_a_number() -> None:
     found = [non_max_suppression(prediction, classes=classes) for classes in (0, [0], torch.tensor([0]))]
     for one, listed, tensor in zip(*found, strict=True):
         assert torch.equal(one, listed) and torch.equal(one, tensor) and len(one) and (one[:, 5] == 0).all()
+
+
+@pytest.mark.parametrize("classes", ["person", ["person"], 1.5])
+def test_class_names_where_numbers_belong_are_refused(classes: object) -> None:
+    with pytest.raises(InputError, match="allowed are class numbers such as 0"):
+        non_max_suppression(torch.zeros(1, 4, 7), classes=classes)
+    assert class_list((1, 2.0)) == [1, 2] and class_list(0) == [0] and class_list(None) is None

@@ -39,10 +39,17 @@ class _Options:
 
 
 def class_list(classes: Iterable[int] | int | None) -> list[int] | None:
-    """Return class numbers as a list; a single number stands for itself, None for all classes."""
+    """Return class numbers as a list; a single number stands for itself, None for all classes.
+
+    Raises:
+        InputError: anything but numbers, such as a class name.
+    """
     if classes is None:
         return None
-    return [classes] if isinstance(classes, int) else [int(c) for c in classes]
+    try:
+        return [classes] if isinstance(classes, int) else [int(c) for c in classes]
+    except (TypeError, ValueError):
+        raise InputError(f"classes: {classes!r} found, allowed are class numbers such as 0 or [0, 2]") from None
 
 
 def non_max_suppression(  # noqa: PLR0913, PLR0917 (inherited signature)

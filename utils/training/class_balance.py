@@ -97,6 +97,9 @@ def resolve_settings(hyp: Hyperparameters, opt: argparse.Namespace, data: Any) -
     Raises:
         InputErrors: weights that do not fit the classes, samplers that exclude other options.
     """
+    if len(data.names) != data.facts.get("nc", len(data.names)) and isinstance(hyp[WEIGHTS_KEY], (list, dict)):
+        LOGGER.warning("WARNING cls_weights: have no effect with --single-cls, under which there is one class")
+        hyp = hyp.replace(**{WEIGHTS_KEY: None})
     other_sampler = hyp["sampler"] not in (None, "none", REPLACING)
     source = opt.hyp if isinstance(opt.hyp, str) else "hyp"
     hyp.validate_for(names=data.names, rect=opt.rect, image_weights=opt.image_weights and other_sampler, source=source)
