@@ -116,7 +116,7 @@ def _expand(entry: str, origin: str) -> list[str]:
     path = os.path.abspath(entry)
     if os.path.isdir(path):
         try:
-            return sorted(file.path for file in os.scandir(path) if not file.is_dir())  # of broken links it is told
+            return sorted(file.path for file in os.scandir(path) if not file.is_dir())
         except OSError as error:
             raise InputError(f"{origin}{path}: the folder cannot be read ({error.strerror})") from None
     if os.path.isfile(path):
