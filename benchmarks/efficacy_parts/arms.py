@@ -100,6 +100,10 @@ TABLE = (
     # together
     Arm("hyp_focal", "hyp.focal.yaml as shipped", {}, True, HYPS / "hyp.focal.yaml"),
     Arm("hyp_balanced", "hyp.balanced.yaml as shipped", {}, True, HYPS / "hyp.balanced.yaml"),
+    Arm("cls_1_weights", "gain of the class loss doubled, and class weights 1/sqrt(n)",
+        {"cls": 1.0, "cls_weights": "sqrt_inverse"}),
+    Arm("cls_1_repeat", "gain of the class loss doubled, and images of rare classes repeated",
+        {"cls": 1.0, "sampler": "repeat_factor", "sampler_t": "auto"}),
     Arm("balanced_cls_05", "the same with YOLOv5's cls, 0.5", {"cls": 0.5}, file=HYPS / "hyp.balanced.yaml"),
     Arm("balanced_cls_1", "the same with cls 1", {"cls": 1.0}, file=HYPS / "hyp.balanced.yaml"),
     Arm("balanced_cls_2", "the same with cls 2", {"cls": 2.0}, file=HYPS / "hyp.balanced.yaml"),
