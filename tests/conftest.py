@@ -87,3 +87,22 @@ def tiny_data(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [green, blue]\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of an untrained network for green and blue."""
+    import torch
+
+    from models.yolo import DetectionModel
+    from utils.checkpoint import build_checkpoint, save_checkpoint
+
+    torch.manual_seed(0)
+    model = DetectionModel(str(ROOT / "models/yolov5n.yaml"), ch=3, nc=2)
+    model.names = {0: "green", 1: "blue"}
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    contents = build_checkpoint(
+        model=model, ema=model, updates=0, optimizer_state=None, epoch=0, best_fitness=0.0, opt={}
+    )  # fmt: skip
+    save_checkpoint(path, contents)
+    return path

@@ -27,17 +27,6 @@ from utils.yaml_files import read_yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkpoint of an untrained two-class network."""
-    torch.manual_seed(0)
-    model = DetectionModel(str(ROOT / "models/yolov5n.yaml"), nc=2)
-    model.names = {0: "green", 1: "red"}
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save({"epoch": -1, "model": model.half(), "ema": None}, path)
-    return path
-
-
 def test_a_subfolder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a data set must not vanish."""
     for name in ("a.png", "closed/b.png"):
@@ -138,8 +127,9 @@ def test_a_broken_link_among_the_pictures_is_counted(
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "c.png")  # nothing is ever written to it: opened, it would be waited for without end
     detect.run(weights=str(tiny_weights), source=str(tmp_path), imgsz=64, project=str(tmp_path / "runs"), device="cpu")
-    assert "skipped" in caplog.text and "b.png" in caplog.text
+    assert "skipped" in caplog.text and "b.png" in caplog.text and "c.png" not in caplog.text
 
 
 @pytest.mark.parametrize(("freeze", "words"), [([25], "all 25 layers"), ([-1], "layer -1 is not in the model")])

@@ -17,7 +17,7 @@ from utils.diagnosis.advice import Facts, advise, write_advice
 from utils.diagnosis.fact_table import FACTS, fill
 from utils.diagnosis.fail_on import check_tests, read_tests
 from utils.diagnosis.rules import DEFAULT_RULES, Condition, read_rules
-from utils.diagnosis.runs import BaseHyp, base_hyp, class_gains, train_options
+from utils.diagnosis.runs import BaseHyp, base_hyp, class_gains, train_options, with_image_weights
 from utils.errors import InputErrors, WorkError
 from utils.hyperparameters import Hyperparameters
 from utils.training.options import plain_options
@@ -221,9 +221,13 @@ def test_options_of_a_run_are_unknown_without_its_folder(tmp_path: Path) -> None
 
 def test_image_weights_of_the_run_stay_as_its_sampler(tmp_path: Path) -> None:
     weights, _ = saved_run(tmp_path / "run", "--image-weights")
-    base = base_hyp(argparse.Namespace(hyp=None, weights=[weights]))
+    base = with_image_weights(base_hyp(argparse.Namespace(hyp=None, weights=[weights])), [weights])
     assert base.settings == {**BASE, "sampler": "image_weights"} and base.of_run and "--image-weights" in base.source
     assert train_options([weights]) == []
+    given = BaseHyp({"cls": 1.0, "sampler": "sqrt"}, "this run")
+    assert with_image_weights(given, [weights]) is given and with_image_weights(base, None) is base
+    of_run = with_image_weights(BaseHyp(BASE, "this run"), [weights])  # as train.py --diagnose gives it
+    assert of_run.settings == base.settings and of_run.source == "this run with --image-weights"
     advice = advise(RULES, Facts({"largest_error": "Cls"}, [], [FEW]), base.settings)
     assert advice.hyp["sampler"] == "image_weights"
     assert Hyperparameters.from_dict(advice.hyp)["sampler"] == "image_weights"

@@ -246,23 +246,6 @@ def test_coco_score_agrees_with_ours() -> None:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory) -> Path:
-    """Return a checkpoint of an untrained two-class network."""
-    from models.yolo import DetectionModel
-    from utils.checkpoint import build_checkpoint, save_checkpoint
-
-    torch.manual_seed(0)
-    model = DetectionModel(str(ROOT / "models/yolov5n.yaml"), ch=3, nc=2)
-    model.names = {0: "green", 1: "blue"}
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    contents = build_checkpoint(
-        model=model, ema=model, updates=0, optimizer_state=None, epoch=0, best_fitness=0.0, opt={}
-    )  # fmt: skip
-    save_checkpoint(path, contents)
-    return path
-
-
 def _run(data: Path, weights: Path, **options):
     options = {"imgsz": 64, "batch_size": 4, "device": "cpu", "workers": 0, "project": data.parent / "runs", **options}
     return val.run(str(data), weights=str(weights), **options)

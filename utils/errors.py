@@ -33,8 +33,8 @@ class MissingFileError(InputError, FileNotFoundError):
         return str(self.args[0]) if self.args else ""
 
 
-class InputErrors(InputError):
-    """Several problems of one file, reported together, one line each.
+class _Several(Exception):
+    """Several problems reported together, one line each.
 
     Args:
         problems: the messages, at least one.
@@ -43,6 +43,10 @@ class InputErrors(InputError):
     def __init__(self, problems: Iterable[str]):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class InputErrors(_Several, InputError):
+    """Several problems of one file."""
 
 
 class WorkError(RuntimeError):
@@ -52,16 +56,8 @@ class WorkError(RuntimeError):
     kind = "error"  # what its line on stderr begins with
 
 
-class WorkErrors(WorkError):
-    """Several things that went wrong together, one line each.
-
-    Args:
-        problems: the messages, at least one.
-    """
-
-    def __init__(self, problems: Iterable[str]):
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
+class WorkErrors(_Several, WorkError):
+    """Several things that went wrong together."""
 
 
 def printable(text: object) -> str:
@@ -88,6 +84,6 @@ def run_command(main: Callable[[], object]) -> None:
     except (InputError, WorkError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        for problem in error.problems if isinstance(error, (InputErrors, WorkErrors)) else [str(error)]:
+        for problem in error.problems if isinstance(error, _Several) else [str(error)]:
             print(f"{getattr(error, 'kind', 'error')}: {printable(problem)}", file=sys.stderr)
         sys.exit(error.exit_status)

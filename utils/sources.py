@@ -116,7 +116,7 @@ def _expand(entry: str, origin: str) -> list[str]:
     path = os.path.abspath(entry)
     if os.path.isdir(path):
         try:
-            return sorted(file.path for file in os.scandir(path) if not file.is_dir())
+            return sorted(file.path for file in os.scandir(path) if file.is_file() or _is_broken(file.path))
         except OSError as error:
             raise InputError(f"{origin}{path}: the folder cannot be read ({error.strerror})") from None
     if os.path.isfile(path):
@@ -127,6 +127,11 @@ def _expand(entry: str, origin: str) -> list[str]:
             raise InputError(f"{origin}{path[:60]}...: a pattern of {parts} parts, allowed are {MAX_PATTERN_PARTS}")
         return sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
     raise MissingFileError(f"{origin}{path} does not exist")
+
+
+def _is_broken(path: str) -> bool:
+    """Return whether a path is a link to nothing, which is to be named among what cannot be read."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 class LoadImages:

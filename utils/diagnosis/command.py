@@ -372,9 +372,11 @@ def diagnose(opt: argparse.Namespace, trainer: Trainer | None = None) -> Path:
         WorkError: an output cannot be written, or a test of --fail-on holds (everything is written then).
     """
     from utils.cv import require_cv2
+    from utils.paths import require_writable
 
     require_cv2()
     tests = read_tests(opt.fail_on or ())
+    require_writable(opt.project)
     found = _prepared(opt, trainer=trainer)
     found.run(None)
     if opt.tensorboard:
@@ -432,12 +434,12 @@ def _prepared(
     from utils.dataset_yaml import check_dataset
     from utils.diagnosis.audit import audited_facts
     from utils.hyperparameters import Hyperparameters
-    from utils.paths import check_file, require_writable
+    from utils.paths import check_file
 
     check_options(opt, has_predictions=views is not None)
-    require_writable(opt.project)
     rules = read_rules(opt.rules)
     base = runs.BaseHyp(hyp, "this run") if hyp is not None else runs.base_hyp(opt)
+    base = runs.with_image_weights(base, opt.weights)
     Hyperparameters.from_dict(base.settings, source=base.source, strict=False)
     if isinstance(opt.data, (str, Path)):
         opt.data = check_file(opt.data)

@@ -111,8 +111,6 @@ class BaseHyp(NamedTuple):
 def base_hyp(opt: argparse.Namespace) -> BaseHyp:
     """Return --hyp, the hyp.yaml beside the weights, or for want of both those of hyp.scratch-low.yaml.
 
-    A run that was trained with --image-weights has that as its sampler, which is the same.
-
     Raises:
         InputError: --hyp cannot be read.
     """
@@ -122,14 +120,20 @@ def base_hyp(opt: argparse.Namespace) -> BaseHyp:
     if opt.weights and len(opt.weights) == 1:
         beside = Path(opt.weights[0]).parent.parent / "hyp.yaml"
         if beside.is_file():
-            hyp = read_yaml(beside)
-            if (saved_options(opt.weights) or {}).get("image_weights"):
-                return BaseHyp({**hyp, "sampler": "image_weights"}, f"{beside} with --image-weights")
-            return BaseHyp(hyp, str(beside))
+            return BaseHyp(read_yaml(beside), str(beside))
     return BaseHyp(read_yaml(DEFAULT_HYP), DEFAULT_HYP.name, of_run=False)
 
 
-def saved_options(weights: Sequence[str] | None) -> Mapping[str, Any] | None:
+def with_image_weights(base: BaseHyp, weights: Sequence[str] | None) -> BaseHyp:
+    """Return hyperparameters with the run's --image-weights as their sampler, which is the same."""
+    if not (opt_beside(weights) or {}).get("image_weights") or base.settings.get("sampler") not in {None, "none"}:
+        return base
+    return base._replace(
+        settings={**base.settings, "sampler": "image_weights"}, source=f"{base.source} with --image-weights"
+    )
+
+
+def opt_beside(weights: Sequence[str] | None) -> Mapping[str, Any] | None:
     """Return opt.yaml of the run that the weights lie in; None where there is none, or several weights."""
     if not weights or len(weights) != 1:
         return None
@@ -144,7 +148,7 @@ def train_options(weights: Sequence[str] | None) -> list[str] | None:
     """
     from utils.training.parser import training_parser
 
-    saved = saved_options(weights)
+    saved = opt_beside(weights)
     if saved is None:
         return None
     parser = training_parser("", ROOT / "yolov5s.pt", ROOT / "data/coco128.yaml", ROOT / "runs/train")
