@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from utils.balance.samplers import Draw
+from utils.data import image_store, jpeg_top
 from utils.data.image_cache import DiskCache, fits_in_memory
 from utils.data.image_store import ImageStore
 from utils.data.training_image import SampleRandomness
@@ -123,6 +124,24 @@ def test_plain_samples_use_area_when_shrinking(folder):
     im, (h0, w0), (h, w) = data.load_image(4)
     assert ((h0, w0), (h, w)) == ((200, 300), (86, 128))  # 200 · 128 / 300 = 85.3, rounded up
     np.testing.assert_array_equal(im, cv2.resize(imread(data.im_files[4]), (w, h), interpolation=cv2.INTER_AREA))
+
+
+def test_tiles_cut_off_below_are_decoded_in_part(tmp_path, monkeypatch):
+    folder = make_set(tmp_path / "set", suffix=".jpg")
+    draws = [Draw(k % len(SHAPES), 0, k) for k in range(16)]
+    in_part, cut = image_store.decode_top, []
+
+    def noted(*arguments):
+        top = in_part(*arguments)
+        cut.append(top is not None)
+        return top
+
+    monkeypatch.setattr(image_store, "decode_top", noted)
+    ours = build(folder, augment=True, hyp=USUAL, seed=3).__getitems__(draws)
+    monkeypatch.setattr(image_store, "decode_top", lambda *_: None)
+    whole = build(folder, augment=True, hyp=USUAL, seed=3).__getitems__(draws)
+    assert all(same(a, b) for a, b in zip(ours, whole, strict=True))
+    assert any(cut) or not jpeg_top._notices_missing_lines()
 
 
 def test_rectangular_batches(folder):

@@ -55,7 +55,7 @@ def test_cuts_fill_what_the_warp_fills(seed: int) -> None:
 def test_pixels_lie_where_the_shift_says(seed: int) -> None:
     """Each tile of the quick view equals the warp of that tile alone, moved by its shift."""
     tiles, images, matrix = case(seed)
-    view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), images.__getitem__)
+    view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), lambda k, _: images[k])
     out = view.render(np.empty((SIZE, SIZE, 3), np.uint8))
     for k, (cut, tile) in enumerate(zip(view.cuts, tiles, strict=True)):
         if cut.x is None or cut.y is None:
@@ -76,7 +76,7 @@ def test_a_last_row_that_rounding_leaves_out_is_repeated_where_it_alone_shows() 
     image = np.full((192, 256, 3), 77, np.uint8)
     for cut, shape in ((Cut(columns, rows), (1, 256)), (Cut(rows, columns), (256, 1))):
         source = image if shape[0] == 1 else np.ascontiguousarray(image.transpose(1, 0, 2))
-        view = ZoomedTiles([cut], (1.4416, 1.4416), lambda _, source=source: source)
+        view = ZoomedTiles([cut], (1.4416, 1.4416), lambda *_, source=source: source)
         for _ in range(5):
             assert (view.render(np.empty((*shape, 3), np.uint8)) == 77).all()
 
@@ -85,7 +85,9 @@ def test_a_last_row_that_rounding_leaves_out_is_repeated_where_it_alone_shows() 
 def test_quick_view_is_the_slow_view(seed: int) -> None:
     """Against ``render``, which warps: half a pixel of shift changes smooth pictures little, and grey not at all."""
     tiles, images, matrix = case(seed)
-    quick = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), images.__getitem__).render(np.empty((SIZE, SIZE, 3), np.uint8))
+    quick = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), lambda k, _: images[k]).render(
+        np.empty((SIZE, SIZE, 3), np.uint8)
+    )
     slow = np.empty_like(quick)
     render(slow, tiles, images.__getitem__, matrix)
     assert ((quick == 114).all(2) == (slow == 114).all(2)).mean() > 0.995
@@ -96,7 +98,7 @@ def test_quick_view_is_the_slow_view(seed: int) -> None:
 def test_painting_is_rendering_and_finishing(seed: int) -> None:
     """To OpenCV's rounding, which varies along a row, where tiles are made smaller; else colours change first."""
     tiles, images, matrix = case(seed)
-    view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), images.__getitem__)
+    view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), lambda k, _: images[k])
     before = [image.copy() for image in images]
     finish = Finish.draw(HYP, None, np.random.default_rng(seed))
     painted, planes = np.empty((2, 3, SIZE, SIZE), np.uint8)
@@ -114,7 +116,7 @@ def test_a_view_that_starts_between_pixels_has_no_grey_seam() -> None:
     for _ in range(200):
         matrix = aug.draw_warp(rng, (320, 320), (SIZE, SIZE), 0.0, 0.1, 0.5, 0.0, 0.0).matrix
         tiles = place_tiles([(320, 320)] * 4, (int(rng.uniform(80, 240)), int(rng.uniform(80, 240))), 320)
-        view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), lambda _: np.full((320, 320, 3), 200, np.uint8))
+        view = ZoomedTiles.of(tiles, matrix, (SIZE, SIZE), lambda *_: np.full((320, 320, 3), 200, np.uint8))
         out = view.render(np.empty((SIZE, SIZE, 3), np.uint8))
         first, last = (matrix[[0, 1], [0, 1]] * edge + matrix[:2, 2] for edge in (0, 319))
         low, high = np.ceil(first).clip(0).astype(int), (np.floor(last) + 1).clip(0, SIZE).astype(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -239,11 +240,15 @@ class LoadImagesAndLabels(Dataset):
 
         The pixels may belong to a cache: copy before changing them.
         """
+        return self._pixels(i), tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+
+    def _pixels(self, i: int, rows: int | None = None) -> np.ndarray:
+        """Return image i (h, w, 3) BGR, or at least its first ``rows``; those of a pool are decoded once and whole."""
         if self._decoded is None:
-            pixels = self.images.load(i)
-        elif (pixels := self._decoded.get(i)) is None:
-            pixels = self._decoded[i] = self.images.load(i)
-        return pixels, tuple(self.im_hw0[i].tolist()), tuple(self.im_hw[i].tolist())
+            return self.images.load(i, rows)
+        if i not in self._decoded:
+            self._decoded[i] = self.images.load(i)
+        return self._decoded[i]
 
     def check_cache_ram(self, safety_margin: float = 0.1, prefix: str = "") -> bool:
         """Say whether all images fit in memory with ``safety_margin`` (a share of their size) to spare."""
@@ -357,7 +362,8 @@ class LoadImagesAndLabels(Dataset):
         """Return image i with what the hyp file does to single images: rare objects pasted in, pipelines run."""
         h, w = self.im_hw[i].tolist()
         rows = self.labels[i]
-        image = TrainingImage((h, w), rows, self.segments[i], lambda: self.load_image(i)[0], np.zeros(len(rows), bool))
+        load = partial(self._pixels, i)
+        image = TrainingImage((h, w), rows, self.segments[i], load, np.zeros(len(rows), bool))
         return image if self.changes is None else self.changes(i, image, randomness)
 
     def _augmented(self, i: int, randomness: SampleRandomness) -> tuple[View, Any]:
@@ -444,8 +450,8 @@ class LoadImagesAndLabels(Dataset):
         """Return a mosaic of four images without pasted copies; one that is only zoomed and moved is painted later."""
         shifts: Sequence[tuple[float, float]] = ()
 
-        def load(k: int) -> np.ndarray:
-            return images[k].load()
+        def load(k: int, rows: int | None = None) -> np.ndarray:
+            return images[k].load(rows)
 
         if is_upright(warp.matrix):
             image: np.ndarray | ZoomedTiles = ZoomedTiles.of(tiles, warp.matrix, out_wh, load)

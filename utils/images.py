@@ -200,11 +200,10 @@ def _check_file(path: str | Path) -> int:
 def _decode_pixels(data: bytes, header: ImageHeader, reduce: int) -> np.ndarray:
     """Return (h, w, 3) BGR uint8 as stored, without the orientation (TIFF: with it), at 1/reduce of its size."""
     buffer = np.frombuffer(data, np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if header.kind == "JPEG":
-        im = _cv2_decode(buffer, (_REDUCED[reduce] or cv2.IMREAD_COLOR) | flags)
+        im = decode_with_opencv(buffer, reduce)
         return _shrunk(_pil_decode(data, header), reduce) if im is None else im
-    im = None if header.kind == "PFM" else _cv2_decode(buffer, flags)
+    im = None if header.kind == "PFM" else decode_with_opencv(buffer)
     if im is None and header.kind in {"PFM", "TIFF"}:
         if header.width * header.height * header.pixel_bytes > MAX_SAMPLE_BYTES:
             raise ValueError(
@@ -225,6 +224,16 @@ def _shrunk(im: np.ndarray, reduce: int) -> np.ndarray:
     padded = cv2.copyMakeBorder(im, 0, below, 0, right, cv2.BORDER_REPLICATE) if below or right else im
     size = (width + right) // reduce, (height + below) // reduce
     return cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+
+
+def decode_with_opencv(buffer: np.ndarray, reduce: int = 1) -> np.ndarray | None:
+    """Return (h, w, 3) BGR uint8 as stored, None where OpenCV makes no picture of it.
+
+    Args:
+        buffer: bytes of an image file, uint8.
+        reduce: 1, or for a JPEG 2, 4 or 8: decode at 1/reduce of each side, rounded up.
+    """
+    return _cv2_decode(buffer, _REDUCED[reduce] | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _cv2_decode(buffer: np.ndarray, flags: int) -> np.ndarray | None:

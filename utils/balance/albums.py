@@ -76,7 +76,7 @@ class Pipeline:
         seed = int(rng.integers(2**31))
         if not self.moves_boxes:
 
-            def load() -> np.ndarray:
+            def load(rows: int | None = None) -> np.ndarray:
                 return _bgr(self._run(name, seed, image=_rgb(image.load()))["image"])
 
             return image._replace(load=load)
@@ -92,7 +92,7 @@ class Pipeline:
         labels = image.labels[rows]
         labels[:, 1:5] = np.asarray(found["bboxes"], dtype=np.float32).reshape(-1, 4)[order]
         segments = _segments(image, found, rows)
-        return TrainingImage(pixels.shape[:2], labels, segments, lambda: pixels, image.pasted[rows])
+        return TrainingImage(pixels.shape[:2], labels, segments, lambda rows=None: pixels, image.pasted[rows])
 
     def _run(self, name: str, seed: int, **data: Any) -> dict[str, Any]:
         self._compose.set_random_seed(seed)

@@ -198,7 +198,7 @@ class RarePaste:
         labels, segments = self._labels(image, placements)
         pasted = np.append(image.pasted, np.ones(len(labels) - len(image.labels), bool))
 
-        def load() -> np.ndarray:
+        def load(rows: int | None = None) -> np.ndarray:
             im = image.load().copy()
             for placement in placements:
                 self._paste(im, placement)

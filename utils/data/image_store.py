@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 
 from utils.data.image_cache import DiskCache, RamCache, cache_key, fill_ram, fits_in_memory
+from utils.data.jpeg_top import decode_top
 from utils.errors import WorkError
-from utils.images import imread
+from utils.images import decode, read_image_file
 from utils.logs import LOGGER
 
 _JPEG = (".jpg", ".jpeg", ".mpo")
 _THREADS = 8
+_MORE_ROWS = 2  # of the decoded image, with which the last row is interpolated
 
 
 class ImageStore:
@@ -48,8 +50,12 @@ class ImageStore:
         self.ram: RamCache | None = None
         self.disk = DiskCache(files, self.hw, f"{size}{'t' if fast else 'v'}")
 
-    def load(self, i: int) -> np.ndarray:
+    def load(self, i: int, rows: int | None = None) -> np.ndarray:
         """Return image i (h, w, 3) BGR uint8, possibly a cache's own pixels.
+
+        Args:
+            i: number of the image.
+            rows: how many of its rows are needed, from the top; those below them may be missing.
 
         Raises:
             WorkError: the file cannot be read any more, or has another size than the scan found.
@@ -57,7 +63,7 @@ class ImageStore:
         im = self.ram[i] if self.ram is not None else None
         if im is None:
             im = self.disk[i]
-        return self._decode(i) if im is None else im
+        return self._decode(i, rows) if im is None else im
 
     def cache(self, kind: bool | str | None, prefix: str, show: bool, shared: bool = False) -> None:
         """Fill the cache that ``kind`` asks for: ``ram`` (or True), ``disk`` or none.
@@ -82,29 +88,45 @@ class ImageStore:
         """Say whether all images fit in memory with ``margin`` (a share of their size) to spare; log why not."""
         return fits_in_memory(int(self.hw.prod(1).sum() * 3), margin, prefix)
 
-    def _decode(self, i: int) -> np.ndarray:
-        """Read image i and scale it."""
-        file = self.files[i]
+    def _decode(self, i: int, rows: int | None = None) -> np.ndarray:
+        """Read image i, or at least its first rows, and scale it."""
         (h0, w0), (h, w) = self.original_hw[i].tolist(), self.hw[i].tolist()
-        ratio = self.size / max(h0, w0)
-        part = 1
-        if self.fast and file.lower().endswith(_JPEG):
-            part = next((k for k in (8, 4, 2) if ratio * k <= 1), 1)
-        given = self._array(i)
-        part = part if given is None else 1
+        im, part = self._array(i), 1
+        if im is None:
+            part = self._reduction(i)
+            im = self._decode_file(i, part, None if rows is None else math.ceil(rows * h0 / part / h) + _MORE_ROWS)
+        whole_hw = math.ceil(h0 / part), math.ceil(w0 / part)
+        height = h if len(im) == whole_hw[0] else rows
+        if h0 % part or w0 % part:
+            return _scaled_exactly(im, (w, height), w0 / part / w, h0 / part / h)
+        if whole_hw != (h, w):
+            linear = self.fast or w > w0 or h > h0
+            scaling = cv2.INTER_LINEAR if linear else cv2.INTER_AREA
+            im = cv2.resize(im, None, fx=w / whole_hw[1], fy=h / whole_hw[0], interpolation=scaling)
+        return im[:height]
+
+    def _reduction(self, i: int) -> int:
+        """Return k of the 1/k at which image i is decoded."""
+        if not self.fast or not self.files[i].lower().endswith(_JPEG):
+            return 1
+        ratio = self.size / int(self.original_hw[i].max())
+        return next((k for k in (8, 4, 2) if ratio * k <= 1), 1)
+
+    def _decode_file(self, i: int, part: int, rows: int | None) -> np.ndarray:
+        """Decode image i at 1/part of its size, perhaps its first rows alone."""
+        file = self.files[i]
+        h0, w0 = self.original_hw[i].tolist()
         try:
-            im = imread(file, reduce=part, whole=True) if given is None else given
-        except (ValueError, OSError, cv2.error) as error:
-            text = " ".join(str(error).split())
+            data = read_image_file(file)
+            if rows is not None and self.fast and (top := decode_top(data, (h0, w0), rows, part)) is not None:
+                return top
+            im = decode(data, reduce=part, whole=True)
+        except (ValueError, OSError, cv2.error, MemoryError) as error:
+            text = " ".join(str(error).split()) or "out of memory"
             raise WorkError(text if text.startswith(file) else f"{file}: {text}") from None
         if im.shape[:2] != (math.ceil(h0 / part), math.ceil(w0 / part)):
             size = f"{im.shape[1]}x{im.shape[0]}" + (f" at 1/{part}" if part > 1 else "")
             raise WorkError(f"{file}: has {size} pixels where {w0}x{h0} were found before; has it been changed?")
-        if h0 % part or w0 % part:
-            return _scaled_exactly(im, (w, h), w0 / part / w, h0 / part / h)
-        if im.shape[:2] != (h, w):
-            linear = self.fast or ratio > 1
-            im = cv2.resize(im, (w, h), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
         return im
 
     def _array(self, i: int) -> np.ndarray | None:

@@ -19,14 +19,14 @@ from utils.data.image_headers import MAX_PIXELS, SIDEWAYS, exif_orientation
 
 MAX_SIDE = 65_500  # libjpeg's own limit
 MAX_PARTS = 4096  # segments of one file; more are left to the decoder
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+START, END = b"\xff\xd8", b"\xff\xd9"
 _TINY = b"\x00\x08\x00\x08"  # height and width
 _ZEROS = bytes(4096)  # more than 8 x 8 pixels take; no end marker follows, before which they would be worth a warning
-_FRAMES = frozenset({0xC0, 0xC1})  # Huffman-coded in one go: baseline and extended
-_TABLES = frozenset({0xC4, 0xDB, 0xDD})
-_NOTES = frozenset({0xFE, *range(0xE0, 0xF0)})
-_COLOUR_NOTES = frozenset({0xE0, 0xEE})  # JFIF and Adobe, by which libjpeg knows what the components mean
-_SCAN, _EXIF = 0xDA, 0xE1
+FRAMES = frozenset({0xC0, 0xC1})  # Huffman-coded in one go: baseline and extended
+TABLES = frozenset({0xC4, 0xDB, 0xDD})
+NOTES = frozenset({0xFE, *range(0xE0, 0xF0)})
+COLOUR_NOTES = frozenset({0xE0, 0xEE})  # JFIF and Adobe, by which libjpeg knows what the components mean
+SCAN, EXIF = 0xDA, 0xE1
 
 
 class _Outline(NamedTuple):
@@ -48,28 +48,28 @@ def quick_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def _outline(data: bytes) -> _Outline | None:
     """Walk the segments up to the scan and look through its data; None for anything out of the ordinary."""
-    if not data.startswith(_START) or not data.endswith(_END):
+    if not data.startswith(START) or not data.endswith(END):
         return None
-    parts, size, components, orientation = [_START], (0, 0), 0, 0
-    for marker, at, after in _segments(data):
-        if marker in _TABLES or marker in _COLOUR_NOTES:
+    parts, size, components, orientation = [START], (0, 0), 0, 0
+    for marker, at, after in segments(data):
+        if marker in TABLES or marker in COLOUR_NOTES:
             parts.append(data[at:after])
-        elif marker in _FRAMES and not components:
+        elif marker in FRAMES and not components:
             components = data[at + 9]
             size = data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
             parts += data[at : at + 5], _TINY, data[at + 9 : after]
-        elif marker == _SCAN and components and data[at + 4] == components and _is_one_scan(data, after):
+        elif marker == SCAN and components and data[at + 4] == components and _is_one_scan(data, after):
             skeleton = b"".join([*parts, data[at:after]])
             return _Outline(size[::-1] if orientation in SIDEWAYS else size, skeleton) if _is_size(size) else None
-        elif marker not in _NOTES:
+        elif marker not in NOTES:
             return None
-        elif marker == _EXIF and not orientation and not components and data[at + 4 : at + 10] == b"Exif\0\0":
+        elif marker == EXIF and not orientation and not components and data[at + 4 : at + 10] == b"Exif\0\0":
             orientation = exif_orientation(data[at + 10 : after])
     return None
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, place and end of the segments that follow each other without a gap."""
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, place and end of the segments of a JPEG that follow each other without a gap."""
     at, last = 2, len(data) - 10
     for _ in range(MAX_PARTS):
         if at > last or data[at] != 0xFF:

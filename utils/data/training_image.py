@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
 from utils.rng import Stream, make_rng
 
-Load = Callable[[], np.ndarray]
+
+class Load(Protocol):
+    """Loads the pixels of an image."""
+
+    def __call__(self, rows: int | None = None) -> np.ndarray:
+        """Return (h, w, 3) BGR uint8, of which only the first ``rows`` are needed: those below may be missing."""
 
 
 class TrainingImage(NamedTuple):

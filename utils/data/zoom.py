@@ -74,16 +74,17 @@ class ZoomedTiles(NamedTuple):
     Attributes:
         cuts: of the tiles, what shows.
         zoom: output pixels per canvas pixel, (x, y).
-        load: number of a tile → its image (h, w, 3) uint8; called for visible tiles only.
+        load: (number of a tile, how many rows of it show) → its image (h, w, 3) uint8, or at least these rows; called
+            for visible tiles only.
     """
 
     cuts: Sequence[Cut]
     zoom: tuple[float, float]
-    load: Callable[[int], np.ndarray]
+    load: Callable[[int, int], np.ndarray]
 
     @classmethod
     def of(
-        cls, tiles: Sequence[Tile], matrix: np.ndarray, out_wh: tuple[int, int], load: Callable[[int], np.ndarray]
+        cls, tiles: Sequence[Tile], matrix: np.ndarray, out_wh: tuple[int, int], load: Callable[[int, int], np.ndarray]
     ) -> ZoomedTiles:
         """Cut tiles for a view; arguments as of ``cut_tiles``."""
         return cls(cut_tiles(tiles, matrix, out_wh), (matrix[0, 0], matrix[1, 1]), load)
@@ -130,7 +131,7 @@ class ZoomedTiles(NamedTuple):
             if x is None or y is None:
                 continue
             (left, right), (top, bottom) = x.view, y.view
-            part = before(self.load(k)[slice(*y.source), slice(*x.source)])
+            part = before(self.load(k, y.source[1])[slice(*y.source), slice(*x.source)])
             size = round(part.shape[0] * self.zoom[1]), round(part.shape[1] * self.zoom[0]), 3
             zoomed = cv2.resize(
                 part, None, buffer(size, "zoom"), fx=self.zoom[0], fy=self.zoom[1], interpolation=cv2.INTER_LINEAR
