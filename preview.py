@@ -185,7 +185,7 @@ def main(opt: argparse.Namespace) -> Path:
     require_cv2()
     setup_logging()
     check_options(opt)
-    from utils.images import imwrite
+    from utils.images import write_image
 
     dataset, names = build_dataset(opt)
     chosen = choose_images(len(dataset), opt.count, opt.seed, opt.index)
@@ -193,11 +193,9 @@ def main(opt: argparse.Namespace) -> Path:
     out = Path(opt.out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        written = imwrite(out, draw_grid(rows, opt.cell, names))
-    except OSError as error:
-        raise WorkError(f"--out {out}: {error.strerror}") from None
-    if not written:
-        raise WorkError(f"--out {out}: cannot be written")
+        write_image(out, draw_grid(rows, opt.cell, names))
+    except (ValueError, OSError) as error:
+        raise WorkError(f"--out {out}: {getattr(error, 'strerror', None) or error}") from None
     LOGGER.info(f"{len(rows)} of {len(dataset)} training images: {colorstr('bold', out)}")
     return out
 

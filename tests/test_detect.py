@@ -1,6 +1,7 @@
 """detect.py: its options, what it writes, and reference detections."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -86,6 +87,22 @@ def test_pictures_are_written_under_their_own_names(run, tmp_path):
     assert drawn.shape == (48, 64, 3) and drawn.std() > 1  # boxes on a plain picture
     assert run(image).name == "exp2"
     assert run(image, exist_ok=True).name == "exp"
+
+
+def test_pictures_of_a_format_without_encoder_become_png(run, tmp_path, caplog):
+    picture(tmp_path / "in" / "x.jpg", (48, 64)).rename(tmp_path / "in" / "x.mpo")
+    assert written(run(tmp_path / "in")) == ["x.mpo.png"]
+    assert "x.mpo: pictures of this format cannot be written, x.mpo.png takes its place" in caplog.text
+
+
+def test_a_full_disk_is_not_taken_for_an_unknown_format(run, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("utils.images.write_whole", full)
+    with pytest.raises(WorkError, match=r"x\.jpg: the picture cannot be written \(No space left on device\)"):
+        run(picture(tmp_path / "in" / "x.jpg", (48, 64)))
+    assert "takes its place" not in caplog.text
 
 
 def test_text_csv_and_crops(run, tmp_path):

@@ -21,7 +21,17 @@ from utils import cv as cv_module
 from utils import images
 from utils.data.image_headers import MAX_PIXELS, exif_orientation, read_header
 from utils.errors import InputError
-from utils.images import IMG_FORMATS, VID_FORMATS, ImageError, decode, exif_size, image_size, imread, imwrite
+from utils.images import (
+    IMG_FORMATS,
+    VID_FORMATS,
+    ImageError,
+    decode,
+    exif_size,
+    image_size,
+    imread,
+    imwrite,
+    write_image,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
@@ -375,6 +385,17 @@ def test_header_finds_exif_behind_other_segments():
     comment = b"\xff\xe2" + struct.pack(">H", 70000 % 65536) + bytes(70000 % 65536 - 2)
     header = read_header(io.BytesIO(data[:2] + comment + b"\xff" + data[2:]))
     assert header.upright_size == (40, 60) and header.orientation == 8
+
+
+def test_write_image_says_why_not(tmp_path):
+    with pytest.raises(ValueError, match=r"format \(\.nothing\) cannot be written"):
+        write_image(tmp_path / "a.nothing", _smooth())
+    with pytest.raises(ValueError, match=r"format \(no suffix\) cannot be written"):
+        write_image(tmp_path / "a", _smooth())
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_image(tmp_path / "a.png", np.zeros((0, 4, 3), np.uint8))
+    with pytest.raises(FileNotFoundError):
+        write_image(tmp_path / "no" / "a.png", _smooth())
 
 
 def test_imwrite_says_whether_it_worked(tmp_path):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMG_FORMATS", "VID_FORMATS", "ImageError", "check_jpeg_end", "decode", "exif_size", "exif_transpose", "image_size",
-    "imread", "imwrite", "read_image_file", "require_cv2",
+    "imread", "imwrite", "read_image_file", "require_cv2", "write_image",
 ]  # fmt: skip
 
 IMG_FORMATS = "bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm"
@@ -176,15 +176,30 @@ def imwrite(filename: str | Path, img: np.ndarray) -> bool:
         img: (h, w, 3) BGR or (h, w), uint8.
 
     Returns:
-        False when the suffix has no encoder or the file cannot be written.
+        False when the suffix has no encoder or the file cannot be written (``write_image`` says which).
     """
     try:
-        ok, data = cv2.imencode(Path(filename).suffix, img)
-        if ok:
-            write_whole(filename, data.data)  # not a copy of it: pictures may be large
-    except (cv2.error, OSError):
+        write_image(filename, img)
+    except (ValueError, OSError):
         return False
-    return bool(ok)
+    return True
+
+
+def write_image(filename: str | Path, img: np.ndarray) -> None:
+    """Write an image as ``imwrite`` does.
+
+    Raises:
+        ValueError: OpenCV has no encoder for the suffix, or none for such an image.
+        OSError: the file cannot be written.
+    """
+    suffix = Path(filename).suffix
+    try:
+        ok, data = cv2.imencode(suffix, img)
+    except cv2.error:
+        ok = False
+    if not ok:
+        raise ValueError(f"pictures of this size and format ({suffix or 'no suffix'}) cannot be written")
+    write_whole(filename, data.data)  # not a copy of it: pictures may be large
 
 
 def _check_file(path: str | Path) -> int:

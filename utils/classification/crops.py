@@ -75,7 +75,7 @@ def write_crops(data: str | Path, out: str | Path, *, context: float = CONTEXT) 
 
 def _write_split(facts: Mapping, split: str, root: Path, names: Mapping[int, str], context: float) -> Counter[str]:
     from utils.dataset_yaml import find_images
-    from utils.images import imread, imwrite
+    from utils.images import imread, write_image
     from utils.labels import img2label_paths, scan_labels
     from utils.outputs.detection_output import output_stems
 
@@ -91,8 +91,10 @@ def _write_split(facts: Mapping, split: str, root: Path, names: Mapping[int, str
         for number, (c, crop) in enumerate(squares(image, rows, context)):
             target = root / split / names[c] / f"{'_'.join(stem.parts)}_{number}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not imwrite(target, crop):
-                raise WorkError(f"{target}: cannot be written")
+            try:
+                write_image(target, crop)
+            except (ValueError, OSError) as error:
+                raise WorkError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
             counts[names[c]] += 1
     return counts
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from utils.annotator import Annotator, colors, save_one_box
 from utils.boxes import xyxy2xywh
 from utils.errors import WorkError
-from utils.images import imwrite
+from utils.images import write_image
 from utils.logs import LOGGER
 from utils.outputs.stems import output_stems
 from utils.safe_write import part_beside
@@ -191,15 +191,21 @@ class DetectionWriter:
             self._video(item, drawn).write(drawn)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not imwrite(target, drawn):
+        try:
+            write_image(target, drawn)
+        except ValueError:
             self._write_as_other_format(target, drawn)
+        except OSError as error:
+            raise WorkError(f"{target}: the picture cannot be written ({error.strerror or error})") from error
 
     @staticmethod
     def _write_as_other_format(target: Path, drawn: np.ndarray) -> None:
         """Write a picture whose own format cannot be written (dng, mpo) as PNG beside the name it should have."""
         other = target.with_name(f"{target.name}.png")
-        if not imwrite(other, drawn):
-            raise WorkError(f"{target}: the picture cannot be written")
+        try:
+            write_image(other, drawn)
+        except (ValueError, OSError) as error:
+            raise WorkError(f"{other}: the picture cannot be written ({error})") from error
         LOGGER.warning(
             f"WARNING {target.name}: pictures of this format cannot be written, {other.name} takes its place"
         )
