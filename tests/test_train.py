@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import train
-from utils.checkpoint import load_checkpoint, pickled_globals
+from models.yolo import ClassificationModel, DetectionModel
+from utils.checkpoint import load_checkpoint, pickled_globals, save_checkpoint
 from utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,6 +161,14 @@ def test_a_finished_run_is_not_resumed(tiny_data, tmp_path):
     opt = train.run(data=str(tiny_data), project=str(tmp_path / "runs"), noplots=True, **TINY)
     with pytest.raises(InputError, match="finished"):
         train.run(resume=str(Path(opt.save_dir) / "weights" / "last.pt"))
+
+
+def test_weights_of_another_task_are_named(tiny_data, tmp_path):
+    network = ClassificationModel(model=DetectionModel("yolov5n.yaml", nc=2), nc=3)
+    save_checkpoint(tmp_path / "cls.pt", {"epoch": -1, "model": network.half(), "ema": None, "optimizer": None})
+    options = {"data": str(tiny_data), "project": str(tmp_path / "runs"), **TINY, "cfg": ""}
+    with pytest.raises(InputError, match="--weights: its network ends in Classify; allowed here are detection"):
+        train.run(**options | {"weights": str(tmp_path / "cls.pt")})
 
 
 def test_names_that_clones_import_from_the_script():

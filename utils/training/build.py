@@ -123,6 +123,8 @@ def build_model(  # noqa: PLR0913, PLR0917 (what a network is built from)
 
     anchors = hyp.get("anchors")
     source = None if checkpoint is None else checkpoint["model"]
+    if not cfg and isinstance(source, nn.Module):
+        require_head(source, "--weights", head)
     model = network(cfg or source.yaml, ch=3, nc=data.nc, anchors=anchors).to(device)
     require_head(model, f"--cfg {cfg}" if cfg else "--weights", head)
     set_class_activation(model.model[-1], hyp)
