@@ -93,6 +93,8 @@ def test_every_rule_is_there_with_its_evidence() -> None:
         (Facts(comparisons=[{**COMPARISON, "compare_low": 0.1}]), []),
         (Facts({"largest_error": "none"}), []),
         (Facts({"largest_error": "Cls", "class_gain": 0.034, "cls": 0.5}), ["R13a"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.034, "cls": 0.5, "cls_loss": "asl"}), ["R13c"]),
+        (Facts({"largest_error": "Cls", "class_gain": 0.035, "cls": 0.5, "cls_loss": "asl"}), ["R13b"]),
         (Facts({"largest_error": "Cls", "class_gain": 0.035, "cls": 0.5}), ["R13b"]),
         (Facts({"largest_error": "Cls", "class_gain": 0.049, "cls": 0.99}), ["R13b"]),
         (Facts({"largest_error": "Cls", "class_gain": 0.045, "cls": 1.2}), []),  # 1.0 would lower it
@@ -117,6 +119,20 @@ def test_wrong_labels_hold_changes_of_the_loss_back() -> None:
     assert [line.rule for line in advice.lines] == ["R1a"]
     assert [(line.rule, line.held_back_by) for line in advice.held_back] == [("R3a", "R1a")]
     assert not advice.changes and advice.hyp == BASE
+
+
+def test_a_large_class_gain_comes_with_a_focal_loss_but_not_in_the_place_of_a_chosen_one() -> None:
+    run = {"largest_error": "Cls", "class_gain": 0.019, "cls": 0.5}
+    focal = {"cls": 2.0, "cls_loss": "focal", "cls_gamma": 1.5, "cls_fl_norm": "ema"}
+    for base, own, expected in (
+        (BASE, None, focal),
+        (BASE | {"fl_gamma": 1.5}, None, focal | {"fl_gamma": 0.0}),
+        (BASE | {"cls_loss": "asl"}, "asl", {"cls": 2.0}),
+    ):
+        advice = advise(RULES, Facts({**run, "cls_loss": own}), base)
+        assert {change.key: change.after for change in advice.changes} == expected
+        Hyperparameters.from_dict(advice.hyp, source="advice")
+    assert advice.lines[0].title == "The class loss, asl, weighs very little"
 
 
 def test_class_gain_comes_before_other_changes_of_the_loss() -> None:
@@ -282,6 +298,13 @@ def test_gain_of_the_class_loss(base: BaseHyp, nc: int, layers: int | None, gain
     found = class_gains(base, nc, layers)
     assert found["class_gain"] == (None if gain is None else pytest.approx(gain))
     assert found["cls"] == (None if gain is None else base.settings["cls"])
+    assert found["cls_loss"] is None
+
+
+def test_the_class_loss_that_a_run_chose() -> None:
+    chosen = {"cls": 0.5, "cls_loss": "asl"}
+    assert class_gains(BaseHyp(chosen, "this run"), 3, 3)["cls_loss"] == "asl"
+    assert class_gains(BaseHyp(chosen, "asl.yaml", of_run=False), 3, 3)["cls_loss"] is None
 
 
 # The table ------------------------------------------------------------------------------------------------------------

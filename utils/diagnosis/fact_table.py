@@ -74,6 +74,7 @@ RUN_FACTS: dict[str, Fact] = {
     "conf": Fact("confidence of the operating point (the mean where it differs by class)"),
     "cls": Fact("gain of the class loss in the run's hyp file"),
     "class_gain": Fact("gain of the class loss as trained: that times classes / 80 (and 3 / output layers)"),
+    "cls_loss": _text("the class loss that the run's hyp file chose, if it did"),
     "imgsz": Fact("image size of the run"),
     "larger_imgsz": Fact("half as large again, a multiple of 32"),
     "model": _text("the model's name"),

@@ -42,7 +42,7 @@ def _setting_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "weights": run.get("weights"), "model": run.get("model"), "larger_model": larger, "imgsz": imgsz,
         "larger_imgsz": None if not imgsz else round(imgsz * LARGER / GRID) * GRID,
         "train_options": None if run.get("train_options") is None else shlex.join(run["train_options"]),
-        **{key: run.get(key) for key in ("cls", "class_gain", "folder", "advice_file", "thresholds_file")},
+        **{key: run.get(key) for key in ("cls", "class_gain", "cls_loss", "folder", "advice_file", "thresholds_file")},
     }  # fmt: skip
 
 

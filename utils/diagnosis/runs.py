@@ -162,19 +162,20 @@ def train_options(weights: Sequence[str] | None) -> list[str] | None:
     return words
 
 
-def class_gains(base: BaseHyp, nc: int, layers: int | None) -> dict[str, float | None]:
-    """Return the gain ``cls`` of the class loss and ``class_gain``, that with which it was trained.
+def class_gains(base: BaseHyp, nc: int, layers: int | None) -> dict[str, Any]:
+    """Return the gain ``cls`` of the class loss, ``class_gain``, that with which it was trained, and ``cls_loss``.
 
-    Both are None where the run's own settings are not known.
+    All are None where the run's own settings are not known, ``cls_loss`` also where none was chosen.
 
     Args:
         base: hyperparameters.
         nc: classes.
         layers: output layers of the model, None where they are not known and three are assumed.
     """
-    cls = base.settings.get("cls") if base.of_run else None
+    settings = base.settings if base.of_run else {}
+    cls = settings.get("cls")
     share = nc / NOMINAL_CLASSES * NOMINAL_LAYERS / (layers or NOMINAL_LAYERS)
-    return {"cls": cls, "class_gain": None if cls is None else cls * share}
+    return {"cls": cls, "class_gain": None if cls is None else cls * share, "cls_loss": settings.get("cls_loss")}
 
 
 # Training images ------------------------------------------------------------------------------------------------------
