@@ -123,13 +123,20 @@ def test_data_that_end_early_give_nothing_or_the_same_rows(rows):
     assert found == {True, False}
 
 
-@settings(max_examples=60, deadline=None)
-@given(junk=st.binary(max_size=400), at=st.integers(0, 2000), rows=st.integers(1, 80))
-def test_no_bytes_are_too_odd(junk, at, rows):
-    data = bytearray(by_pillow())
+@settings(max_examples=150, deadline=None)
+@given(junk=st.binary(max_size=40), at=st.integers(0, 700), rows=st.integers(1, 80), restarts=st.sampled_from([0, 2]))
+def test_no_bytes_are_too_odd(junk, at, rows, restarts):
+    data = bytearray(jpeg(picture(120, 90), restarts=restarts))
     data[at : at + len(junk)] = junk
     top = decode_top(bytes(data), (120, 90), rows)
     assert top is None or top.shape == (rows, 90, 3)
+
+
+def test_a_frame_without_sampling_factors_takes_the_whole():
+    data = bytearray(jpeg(picture(120, 90), restarts=2))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 11 : frame + 19 : 3] = bytes(3)
+    assert decode_top(bytes(data), (120, 90), 20) is None
 
 
 # The store ----------------------------------------------------------------------------------------------------------

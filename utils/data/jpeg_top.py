@@ -102,6 +102,8 @@ def _end_of_lines(data: bytes, frame: int, start: int, interval: int, lines: int
         return start + int(places[0]) if not others[0] else -1
     factors = data[frame + 11 : frame + 10 + 3 * data[frame + 9] : 3]
     across, down = (max(f >> 4 for f in factors), max(f & 15 for f in factors)) if len(factors) > 1 else (1, 1)
+    if not across or not down:
+        return -1
     units = -(-lines // (8 * down)) * -(-width // (8 * across))
     count = -(-units // interval)
     return start + int(places[count - 1]) if count <= others[0] else -1
