@@ -142,6 +142,12 @@ def test_resume_block_is_exact(tmp_path: Path, trained, caplog) -> None:
         ck.load_resume(path, {"epoch": 3, "model": model})
 
 
+def test_a_run_stopped_within_its_first_epoch_is_not_finished(trained) -> None:
+    content = {**trained[2], "epoch": -1}  # no epoch has ended, as in a stripped file
+    assert ck.load_resume("last.pt", content) is content["resume"]
+    assert ck.is_finished({**content, "resume": None})
+
+
 def test_segment_head_round_trip(tmp_path: Path) -> None:
     """Clones call the attribute ``detect`` of a Segment head, so files carry it."""
     model = models.yolo.SegmentationModel("yolov5n-seg.yaml", nc=2)

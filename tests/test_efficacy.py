@@ -333,11 +333,14 @@ def test_image_weights_validates_every_epoch(tmp_path: Path, stub: Stub) -> None
     assert "--image-weights" in words
 
 
-def test_a_stopped_training_goes_on(tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("checkpoint", [{"epoch": 3}, {"epoch": -1, "resume": {"step": 5}}], ids=["later", "first"])
+def test_a_stopped_training_goes_on(
+    tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, checkpoint: dict[str, object]
+) -> None:
     (cell,) = make_cells(tmp_path, stub, ["none"])
     cell.last.parent.mkdir(parents=True)
     cell.last.write_bytes(b"half")
-    monkeypatch.setattr("utils.checkpoint.load_checkpoint", lambda path: {"epoch": 3})
+    monkeypatch.setattr("utils.checkpoint.load_checkpoint", lambda path: checkpoint)
     assert cells.state_of(cell) == "stopped"
     cells.finish(cell, "cpu")
     assert stub.calls[0] == ["train.py", "--resume", str(cell.last), "--device", "cpu"]

@@ -20,7 +20,7 @@ def network():
 
 @pytest.fixture
 def runs(tmp_path, network):
-    """An interrupted run of four processes, a finished one, a clone's of classification on two GPUs, a damaged file."""
+    """Runs: interrupted (four processes; a first epoch; a clone's classifier on two GPUs), finished, damaged."""
     states = {
         "exp": (
             {"model": network, "epoch": 3, "optimizer": {"state": {}}, "resume": {"facts": {"world_size": 4}}},
@@ -31,6 +31,10 @@ def runs(tmp_path, network):
             {"model": ClassificationModel(model=DetectionModel("yolov5n.yaml", nc=2), nc=3), "epoch": 0,
              "optimizer": {"state": {}}},
             "device: 0,1\n",
+        ),
+        "exp3": (
+            {"model": network, "epoch": -1, "optimizer": {"state": {}}, "resume": {"facts": {"world_size": 1}}},
+            None,
         ),
     }  # fmt: skip
     for number, (name, (contents, options)) in enumerate(states.items()):
@@ -48,7 +52,8 @@ def runs(tmp_path, network):
 def test_interrupted_runs_and_their_scripts(runs):
     found = resume.interrupted_runs(runs)
     assert [(str(path.relative_to(runs)), *rest) for path, *rest in found] == [
-        ("exp/weights/last.pt", "train.py", 4), ("cls/exp/weights/last.pt", "classify/train.py", 2)
+        ("exp/weights/last.pt", "train.py", 4), ("cls/exp/weights/last.pt", "classify/train.py", 2),
+        ("exp3/weights/last.pt", "train.py", 1),
     ]  # fmt: skip
 
 
@@ -62,9 +67,10 @@ def test_commands(runs, monkeypatch):
     monkeypatch.setattr(resume.subprocess, "run", run)
     resume.main(resume.parse_opt([str(runs), "--dry-run"]))
     assert not started
-    with pytest.raises(WorkError, match=r"1 of 2 runs failed: .*cls/exp"):
+    with pytest.raises(WorkError, match=r"1 of 3 runs failed: .*cls/exp"):
         resume.main(resume.parse_opt([str(runs)]))
-    first, second = started
+    first, second, third = started
+    assert third == resume.command(runs / "exp3" / "weights" / "last.pt", "train.py", 1)
     for words, script, processes in ((first, "train.py", "4"), (second, "classify/train.py", "2")):
         assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
         assert words[6:8] == [str(resume.ROOT / script), "--resume"]

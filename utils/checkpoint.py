@@ -34,9 +34,9 @@ from utils.logs import LOGGER
 from utils.safe_write import sweep_leftovers, sync_folder
 
 __all__ = [
-    "build_checkpoint", "capture_rng", "check_free_space", "estimated_size", "load_checkpoint", "load_model",
-    "load_resume", "pickled_globals", "restore_rng", "save_checkpoint", "set_class_activation", "strip_optimizer",
-    "tidy_weights",
+    "build_checkpoint", "capture_rng", "check_free_space", "estimated_size", "is_finished", "load_checkpoint",
+    "load_model", "load_resume", "pickled_globals", "restore_rng", "save_checkpoint", "set_class_activation",
+    "strip_optimizer", "tidy_weights",
 ]  # fmt: skip
 
 MODEL_KEYS = ("model", "ema")
@@ -222,6 +222,16 @@ def _shape(tensor: Any) -> tuple[int, ...] | None:
     return tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else None
 
 
+def is_finished(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is of a run that ended, so that nothing is left to resume.
+
+    The epoch alone does not tell: a run that was stopped within its first epoch has ended none, which is written as
+    -1 like the mark of a stripped file. It has a resume block, which stripping removes.
+    """
+    epoch = checkpoint.get("epoch")
+    return not checkpoint.get("resume") and (not isinstance(epoch, int) or epoch < 0)
+
+
 def load_resume(path: str | Path, checkpoint: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Return the exact-resume block of an interrupted run's checkpoint.
 
@@ -237,7 +247,7 @@ def load_resume(path: str | Path, checkpoint: dict[str, Any] | None = None) -> d
         InputError: the run that wrote it is finished, or the file holds no optimizer state.
     """
     checkpoint = load_checkpoint(path) if checkpoint is None else checkpoint
-    if not isinstance(checkpoint.get("epoch"), int) or checkpoint["epoch"] == FINISHED_EPOCH:
+    if is_finished(checkpoint):
         raise InputError(
             f"{path}: nothing to resume, its run is finished (optimizer stripped); start a new run with --weights"
         )

@@ -102,6 +102,8 @@ TABLE = (
     Arm("hyp_balanced", "hyp.balanced.yaml as shipped", {}, True, HYPS / "hyp.balanced.yaml"),
     Arm("cls_1_weights", "gain of the class loss doubled, and class weights 1/sqrt(n)",
         {"cls": 1.0, "cls_weights": "sqrt_inverse"}),
+    Arm("cls_1_focal", "gain of the class loss doubled, and the focal class loss, its scale kept",
+        {"cls": 1.0, "cls_loss": "focal", "cls_fl_norm": "ema"}),
     Arm("cls_1_repeat", "gain of the class loss doubled, and images of rare classes repeated",
         {"cls": 1.0, "sampler": "repeat_factor", "sampler_t": "auto"}),
     Arm("balanced_cls_05", "the same with YOLOv5's cls, 0.5", {"cls": 0.5}, file=HYPS / "hyp.balanced.yaml"),

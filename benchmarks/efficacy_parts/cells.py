@@ -305,9 +305,9 @@ def state_of(cell: Cell) -> str:
         return "trained"
     if not cell.last.exists():
         return "new"
-    from utils.checkpoint import load_checkpoint
+    from utils.checkpoint import is_finished, load_checkpoint
 
-    return "trained" if load_checkpoint(cell.last).get("epoch", -1) < 0 else "stopped"
+    return "trained" if is_finished(load_checkpoint(cell.last)) else "stopped"
 
 
 def row_of(cell: Cell, summary: dict[str, Any], seconds: float) -> dict[str, Any]:

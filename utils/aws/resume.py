@@ -28,7 +28,7 @@ def interrupted_runs(folder: Path) -> list[tuple[Path, str, int]]:
 
     A file that cannot be read is named in the log and passed over: the other runs should go on.
     """
-    from utils.checkpoint import load_checkpoint
+    from utils.checkpoint import is_finished, load_checkpoint
 
     found = []
     for path in sorted(folder.rglob("last.pt"), key=lambda path: path.stat().st_mtime):
@@ -37,7 +37,7 @@ def interrupted_runs(folder: Path) -> list[tuple[Path, str, int]]:
         except InputError as error:
             LOGGER.warning("WARNING %s", error)
             continue
-        if checkpoint.get("optimizer") is not None and int(checkpoint.get("epoch") or 0) >= 0:
+        if checkpoint.get("optimizer") is not None and not is_finished(checkpoint):
             found.append((path, SCRIPTS.get(_head(checkpoint), "train.py"), _processes(checkpoint, path)))
     return found
 

@@ -151,11 +151,12 @@ class Run:
         }  # fmt: skip
 
     def _restore(self) -> None:
+        from utils.checkpoint import is_finished
         from utils.torch_utils import load_optimizer_state, smart_resume
 
         path = str(self.opt.weights)
         checkpoint = self.checkpoint or {}
-        if checkpoint.get("epoch", -1) < 0 and not checkpoint.get("resume"):
+        if is_finished(checkpoint):
             raise InputError(
                 f"--resume {path}: its run is finished; allowed is an interrupted one (or --weights {path})"
             )
