@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--arms", nargs="+", default=["core"], help="core, all, or names of arms; none is always among them")
+    add("--dry-run", action="store_true", help="only say how many runs there are, and measure how long they take")
+    add("--again", nargs=3, metavar=("ARM", "SET", "SEED"), help="run a finished cell again and compare bit for bit")
+    add_shared_options(parser)
+    add("training", nargs="*", help="further options of train.py for every run, after --")
+    return parser
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that efficacy_peer.py has, too."""
+    add = parser.add_argument
     add("--sets", nargs="+", default=["core"], help="core, all, or names of sets, also others below --datasets")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--weights", type=Path, default=Path("yolov5n.pt"), help="initial weights of every run")
@@ -53,11 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--devices", default="cpu", help="cpu, or CUDA devices such as 0 or 0,1, which the runs share evenly")
     add("--threads", type=int, default=1, help="threads of each run on the CPU")
     add("--workers", type=int, default=0, help="loader processes of each training")
-    add("--dry-run", action="store_true", help="only say how many runs there are, and measure how long they take")
     add("--report", action="store_true", help="only write the page and its picture from the CSV file")
-    add("--again", nargs=3, metavar=("ARM", "SET", "SEED"), help="run a finished cell again and compare bit for bit")
-    add("training", nargs="*", help="further options of train.py for every run, after --")
-    return parser
 
 
 def check_options(opt: argparse.Namespace) -> None:
@@ -104,6 +110,16 @@ def make_setup(opt: argparse.Namespace, children: Children) -> Setup:
     return Setup(work, weights, opt.img, opt.batch_size, opt.threads, opt.workers, tuple(opt.training), children.run)
 
 
+def hold_work(folder: Path) -> None:
+    """Make the work folder, and refuse one that another comparison is using."""
+    from utils.logs import setup_logging
+    from utils.training.folder_lock import hold_folder
+
+    setup_logging(-1)
+    folder.mkdir(parents=True, exist_ok=True)
+    hold_folder(folder)
+
+
 def prepared_sets(opt: argparse.Namespace, setup: Setup) -> list[PreparedSet]:
     """Lay out the chosen sets and return them with their epochs."""
     given, found = budgets(opt.budget), []
@@ -123,24 +139,23 @@ def slots(opt: argparse.Namespace) -> list[str]:
 # What the command does ------------------------------------------------------------------------------------------------
 
 
-def run_cells(opt: argparse.Namespace, cells: Sequence[Cell], results: Results, children: Children) -> None:
+def run_cells(opt: argparse.Namespace, grid: Grid, children: Children, write: Callable[[], None]) -> None:
     """Work through the grid, then write the page.
 
     Raises:
         WorkError: runs failed; the others are finished.
     """
-    grid = Grid(cells, results, finish, _say, lambda: children.stopping)
-    _say(f"{len(cells)} runs, {grid.total} of them to do; rows go to {opt.csv}, logs to {opt.work}/runs")
+    say(f"{grid.asked} runs, {grid.total} of them to do; rows go to {opt.csv}, logs to {opt.work}/runs")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         grid.start(slots(opt))
         failed = grid.wait()
     except (KeyboardInterrupt, Stopped):
-        _say("stopping; the runs under way save where they are")
+        say("stopping; the runs under way save where they are")
         children.stop()
         grid.wait()
         raise
-    write_report(opt, cells[0].setup, results)
+    write()
     if failed:
         raise WorkError(f"{len(failed)} of {grid.total} runs failed, one of them: {next(iter(failed.values()))}")
 
@@ -149,7 +164,8 @@ def _interrupt(*_: object) -> None:
     raise Stopped("by SIGTERM; give the command again to go on")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
@@ -159,13 +175,13 @@ def dry_run(cells: Sequence[Cell], results: Results, devices: Sequence[str]) -> 
 
     left = [cell for cell in cells if results.find(key(cell)) is None]
     for data in {cell.data.entry.name: cell.data for cell in cells}.values():
-        _say(
+        say(
             f"{data.entry.name}: {data.images} images x {data.epochs} epochs = {data.images * data.epochs} images a run"
         )
-    _say(f"{len(cells)} runs, {len(left)} of them to do; measuring {len(devices)} at a time ...")
+    say(f"{len(cells)} runs, {len(left)} of them to do; measuring {len(devices)} at a time ...")
     if left:
         for what, cost in zip(("by the clock", "in CPU time"), measure(left[0], devices), strict=True):
-            _say(
+            say(
                 f"{what}: {1000 * cost.image:.0f} ms an image and {cost.run:.0f} s beside, "
                 f"{cost.seconds(left) / len(left):.0f} s a run, {cost.seconds(left) / len(devices) / 3600:.1f} hours"
             )
@@ -179,7 +195,7 @@ def write_report(opt: argparse.Namespace, setup: Setup, results: Results) -> Non
     rows.sort(key=lambda row: (order[row["set"]], order[row["arm"]], row["seed"]))
     found = arm_results(rows, names, list(ARMS))
     report.write_page(opt.page, found, rows, len(results.rows) - len(rows), opt.page.with_suffix(".png"))
-    _say(f"{len(rows)} runs are in {opt.page} and {opt.page.with_suffix('.png')}")
+    say(f"{len(rows)} runs are in {opt.page} and {opt.page.with_suffix('.png')}")
 
 
 def current_rows(rows: Sequence[dict[str, Any]], setup: Setup, given: dict[str, int]) -> list[dict[str, Any]]:
@@ -214,7 +230,7 @@ def run_again(opt: argparse.Namespace, setup: Setup, results: Results) -> None:
         raise InputError(f"--again {cell.title}: {opt.csv} has no row of it with these settings")
     told = compare(cell, slots(opt)[0])
     results.add({**row, "again": told})
-    _say(f"{cell.title}: {told}")
+    say(f"{cell.title}: {told}")
 
 
 def main() -> None:
@@ -226,12 +242,7 @@ def main() -> None:
     if opt.report:
         write_report(opt, setup, results)
         return
-    from utils.logs import setup_logging
-    from utils.training.folder_lock import hold_folder
-
-    setup_logging(-1)
-    setup.work.mkdir(parents=True, exist_ok=True)
-    hold_folder(setup.work)
+    hold_work(setup.work)
     if opt.again:
         run_again(opt, setup, results)
         return
@@ -240,7 +251,8 @@ def main() -> None:
     if opt.dry_run:
         dry_run(cells, results, slots(opt))
     else:
-        run_cells(opt, cells, results, children)
+        grid = Grid(cells, results, finish, say, lambda: children.stopping)
+        run_cells(opt, grid, children, lambda: write_report(opt, setup, results))
 
 
 if __name__ == "__main__":

@@ -117,13 +117,17 @@ class Cell:
 
         The advice stands for itself: what it changes follows from the run without remedy and from the rules.
         """
+        if self.arm.name == ADVICE:
+            return self.digits({"hyp": ["advice", self.plain().settings(), digest_of_rules(RULES)]})
+        return self.digits({})
+
+    def digits(self, more: dict[str, Any]) -> str:
+        """Return eight digits that stand for the cell's facts and ``more``, which may replace some."""
         facts = {
             **self.setup.common(), "epochs": self.data.epochs, "hyp": self.hyp, "flags": self.arm.flags,
             "recipe": self.data.entry.recipe and [VERSION, asdict(self.data.entry.recipe)],
-            "images": self.data.images,
+            "images": self.data.images, **more,
         }  # fmt: skip
-        if self.arm.name == ADVICE:
-            facts["hyp"] = ["advice", self.plain().settings(), digest_of_rules(RULES)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
     def plain(self) -> Cell:
@@ -142,6 +146,11 @@ class Cell:
     def last(self) -> Path:
         """The weights of the last epoch, which are measured: every arm has had as many images by then."""
         return self.folder / "weights" / "last.pt"
+
+    @property
+    def measured(self) -> tuple[str, Path]:
+        """The option of diagnose.py for what is measured, and its value."""
+        return "--weights", self.last
 
     @property
     def diagnosis(self) -> Path:
@@ -182,8 +191,8 @@ def diagnose_words(cell: Cell, device: str, compared: Path | None) -> list[str]:
     """
     setup = cell.setup
     options: dict[str, Any] = {
-        "--data": cell.data.yaml, "--weights": cell.last, "--imgsz": setup.img, "--batch-size": setup.batch,
-        "--workers": setup.workers, "--device": device, "--max-crops": 0,
+        "--data": cell.data.yaml, cell.measured[0]: cell.measured[1], "--imgsz": setup.img,
+        "--batch-size": setup.batch, "--workers": setup.workers, "--device": device, "--max-crops": 0,
         "--project": cell.diagnosis.parent, "--name": cell.diagnosis.name,
     }  # fmt: skip
     words = ["diagnose.py", *(str(word) for pair in options.items() for word in pair), "--exist-ok", "--noplots"]
@@ -198,8 +207,17 @@ def run_logged(words: Sequence[str], log: Path, variables: dict[str, str]) -> in
         return subprocess.run(command, cwd=ROOT, env=variables, stdout=stream, stderr=stream, check=False).returncode
 
 
-def _call(cell: Cell, words: Sequence[str], device: str) -> None:
+def call(
+    cell: Cell, words: Sequence[str], device: str, run: Runner | None = None, more: dict[str, str] | None = None
+) -> None:
     """Run a command of a cell.
+
+    Args:
+        cell: the cell, whose log is added to.
+        words: a script and its options.
+        device: where it runs.
+        run: starts it, by default what the setup has for this.
+        more: variables of its environment.
 
     Raises:
         WorkError: it failed; names the log and its last line.
@@ -207,7 +225,7 @@ def _call(cell: Cell, words: Sequence[str], device: str) -> None:
     log = cell.folder.with_name(f"{cell.folder.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = {"OMP_NUM_THREADS": str(cell.setup.threads)} if device == "cpu" else {}
-    status = (cell.setup.run or run_logged)(words, log, {**os.environ, **threads})
+    status = (run or cell.setup.run or run_logged)(words, log, {**os.environ, **threads, **(more or {})})
     if status:
         raise WorkError(f"{cell.title}: {words[0]} ended with status {status}; {_last_line(log)} ({log})")
 
@@ -244,7 +262,7 @@ def diagnose(cell: Cell, device: str, compared: Path | None) -> dict[str, Any]:
         WorkError: the diagnosis failed.
     """
     if cell.summary() is None:
-        _call(cell, diagnose_words(cell, device, compared), device)
+        call(cell, diagnose_words(cell, device, compared), device)
         (cell.diagnosis / "errors_ap.csv").unlink(missing_ok=True)  # megabytes that nothing reads
         (cell.diagnosis / RULES_READ).write_text(digest_of_rules(RULES), encoding="ascii")
     summary = cell.summary()
@@ -292,10 +310,10 @@ def train(cell: Cell, hyp: Path, device: str) -> None:
     if state == "trained":
         return
     if state == "stopped":
-        _call(cell, ["train.py", "--resume", str(cell.last), "--device", device], device)
+        call(cell, ["train.py", "--resume", str(cell.last), "--device", device], device)
     else:
         shutil.rmtree(cell.folder, ignore_errors=True)  # killed before its first checkpoint
-        _call(cell, train_words(cell, hyp, device), device)
+        call(cell, train_words(cell, hyp, device), device)
     (cell.folder / TRAINED).touch()
 
 

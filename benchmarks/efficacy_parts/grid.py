@@ -54,8 +54,8 @@ class Children:
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopping = False
 
-    def run(self, words: Sequence[str], log: Path, variables: dict[str, str]) -> int:
-        """Run a command of the project with its output added to a file; return its exit status.
+    def run(self, words: Sequence[str], log: Path, variables: dict[str, str], python: str = sys.executable) -> int:
+        """Run a script with its output added to a file; return its exit status.
 
         It has a session of its own: of an interrupt from the keyboard it hears through ``stop`` alone, for a second
         signal would end a training before it has saved.
@@ -65,7 +65,7 @@ class Children:
                 if self.stopping:
                     return Stopped.exit_status
                 process = subprocess.Popen(
-                    [sys.executable, *words], cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=stream,
+                    [python, *words], cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=stream,
                     stderr=stream, start_new_session=os.name == "posix",
                 )  # fmt: skip
                 self._running.add(process)
@@ -104,7 +104,7 @@ class Grid:
     ):
         self.results, self.finish, self.say, self.stopping = results, finish, say, stopping
         self.pending = unfinished(cells, results)
-        self.total = len(self.pending)
+        self.asked, self.total = len(cells), len(self.pending)
         self.failed: dict[Key, str] = {}
         self.ended = 0
         self._running: set[Key] = set()

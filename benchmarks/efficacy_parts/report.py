@@ -17,7 +17,8 @@ from utils.safe_write import make_whole, write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BEGIN, END = "<!-- {}: written by benchmarks/efficacy.py -->", "<!-- end of {} -->"
+BEGIN, END = "<!-- {}: written by benchmarks/{} -->", "<!-- end of {} -->"
+SCRIPT = "efficacy.py"
 MARKS = {"above": "**+**", "below": "**−**", "within": ""}
 TITLES = {
     "map50": "mAP50", "map": "mAP50-95", "rare": "rare", "frequent": "frequent", "worst": "worst",
@@ -64,13 +65,13 @@ def differences(results: Sequence[ArmResult], figures: Mapping[str, str]) -> lis
     return lines
 
 
-def full_tables(results: Sequence[ArmResult]) -> list[str]:
-    """Return for each set a heading and the table of all figures with the intervals."""
+def full_tables(results: Sequence[ArmResult], of: str = "") -> list[str]:
+    """Return for each set a heading, which ends with ``of``, and the table of all figures with the intervals."""
     lines: list[str] = []
     heads = [*TITLES.values(), "rare by seeds", "mAP50 by images", "rarest AP50 by images", "seconds"]
     for name in dict.fromkeys(result.data for result in results):
         about = SETS[name].about if name in SETS else f"{name}.yaml"
-        lines += [f"### {name}", "", f"{about[:1].upper()}{about[1:]}.", ""]
+        lines += [f"### {name}{of}", "", f"{about[:1].upper()}{about[1:]}.", ""]
         lines += [f"| arm | seeds | {' | '.join(heads)} |", f"|---|---|{'---|' * len(heads)}"]
         lines += [_full_row(result, list(TITLES)) for result in results if result.data == name]
         lines.append("")
@@ -122,14 +123,14 @@ def runs_table(rows: Sequence[dict[str, Any]], left_out: int) -> list[str]:
     return lines
 
 
-def updated(page: str, parts: dict[str, Sequence[str]]) -> str:
-    """Return the page with what lies between the markers of each part replaced.
+def updated(page: str, parts: dict[str, Sequence[str]], script: str = SCRIPT) -> str:
+    """Return the page with what lies between the markers of each part replaced; the markers name a script.
 
     Raises:
         InputError: a marker is missing or comes twice.
     """
     for name, lines in parts.items():
-        begin, end = BEGIN.format(name), END.format(name)
+        begin, end = BEGIN.format(name, script), END.format(name)
         if page.count(begin) != 1 or page.count(end) != 1:
             raise InputError(f"the page must hold '{begin}' and '{end}' once each")
         before, rest = page.split(begin)
@@ -156,6 +157,20 @@ def write_page(
     }  # fmt: skip
     write_whole(page, updated(page.read_text(encoding="utf-8"), parts))
     draw(picture, results)
+
+
+def write_peer_section(page: Path, results: Sequence[ArmResult], rows: Sequence[dict[str, Any]]) -> None:
+    """Write the tables of Ultralytics' cls_pw into the page.
+
+    Raises:
+        InputError: the page is missing, or a marker in it.
+    """
+    if not page.is_file():
+        raise InputError(f"--page {page}: no such file; it needs the markers of docs/evidence.md")
+    programs = ", ".join(sorted({row["note"] for row in rows}))
+    table = differences(results, OVERVIEW | CLASS_ERRORS)
+    lines = [f"Measured with {programs}.", "", *table, "", *full_tables(results, ", yolov5nu")]
+    write_whole(page, updated(page.read_text(encoding="utf-8"), {"peer": lines}, "efficacy_peer.py"))
 
 
 # The picture ----------------------------------------------------------------------------------------------------------
