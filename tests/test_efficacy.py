@@ -491,6 +491,19 @@ def test_a_grid_runs_every_cell_once_and_goes_on_after_a_stop(tmp_path: Path, jo
     assert last.total == 0
 
 
+def test_a_run_trained_anew_keeps_its_figures_and_tells_the_new_ones(tmp_path: Path) -> None:
+    """Its weights are gone: what comes out the second time is noted, in place of an earlier such note."""
+    (plain, seesaw), path = make_cells(tmp_path, None, ["none", "seesaw"]), tmp_path / "results.csv"
+    old = a_row("none", 0, 2.5, "parts", settings=plain.settings(), again="identical; trained anew for later arms: x")
+    results.Results(path).add(old)
+    run = grid.Grid([plain, seesaw], results.Results(path), Finisher(), lambda _: None)
+    run.start(["cpu"])
+    assert run.wait() == {}
+    kept = results.Results(path).find(grid.key(plain))
+    assert kept["rare"] == 2.5 and kept["again"] == "identical; trained anew for later arms: rare 2.5 and 1.0"
+    assert again.with_second(kept, kept)["again"] == "identical; trained anew for later arms: same figures"
+
+
 def test_a_failure_stops_what_needs_it_alone(tmp_path: Path) -> None:
     todo, said = whole_grid(tmp_path), []
     work = Finisher(failing=("parts none 0", "bccd seesaw 1"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from efficacy_parts.cells import Cell, diagnose, hyp_file, train
 from efficacy_parts.figures import FIGURES, run_figures
 from utils.errors import InputError
 
 IDENTICAL = "weights and figures identical, bit for bit"
+LATER = "trained anew for later arms: "  # how the note begins of a run whose weights were gone
 
 
 def run_again(cell: Cell, device: str) -> str:
@@ -36,6 +38,18 @@ def run_again(cell: Cell, device: str) -> str:
     if not apart and not changed:
         return IDENTICAL
     return "; ".join([f"weights differ by up to {apart:.3g}", *(changed or ["figures identical"])])
+
+
+def with_second(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a run that was trained again because its weights were gone, with a note on what came out.
+
+    Its figures stay: the arms beside it were compared with them. On another kind of processor a training takes another
+    course, so that the second figures show how far chance alone goes.
+    """
+    apart = [name for name in FIGURES if f"{first[name]:.4f}" != f"{second[name]:.4f}"]
+    told = LATER + (", ".join(f"{name} {first[name]:.1f} and {second[name]:.1f}" for name in apart) or "same figures")
+    notes = [note for note in (first["again"] or "").split("; ") if note and not note.startswith(LATER)]
+    return {**first, "again": "; ".join([*notes, told])}
 
 
 def weight_difference(first: Path, second: Path) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from efficacy_parts.again import with_second
 from efficacy_parts.arms import NONE, Arm
 from efficacy_parts.cells import ROOT, Cell, PreparedSet, Setup
 from efficacy_parts.results import Key, Results
@@ -131,7 +132,8 @@ class Grid:
             except Exception as error:  # whatever it is, the other cells go on; it is said, and fails the command
                 self._end(cell, str(error) if isinstance(error, WorkError) else f"{cell.title}: {error!r}")
                 continue
-            self.results.add(row)
+            first = self.results.find(key(cell))
+            self.results.add(row if first is None else with_second(first, row))
             self._end(cell, "")
 
     def _next(self) -> Cell | None:
