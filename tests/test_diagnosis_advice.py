@@ -416,13 +416,14 @@ def test_first_rule_wins_and_the_rest_is_said(tmp_path: Path) -> None:
     rules = read_rules(
         write_rules(
             tmp_path / "rules.yaml", RULE, {**RULE, "id": "X2", "changes": {"cls_loss": "seesaw", "mixup": 0.2}},
-            {**RULE, "id": "X3", "changes": {"mosaic": 1.0}},
+            {**RULE, "id": "X3", "changes": {"mosaic": 1.0, "fl_gamma": 0.0}},
         )
     )  # fmt: skip
     advice = advise(rules, Facts({"map50": 10.0}), BASE)
     assert advice.hyp["cls_loss"] == "focal" and advice.hyp["mixup"] == 0.2
     assert "X2: cls_loss seesaw left out, X1 sets it to focal" in advice.notes
     assert "X3: mosaic 1.0 is in use already" in advice.notes
+    assert not any("fl_gamma" in note for note in advice.notes), "off before and after"
 
 
 def test_contradicting_changes_are_left_out_as_a_whole(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def _wanted(line: Line, hyp: Mapping[str, Any], changes: Mapping[str, Change]) -
                     f"{line.rule}: {key} {value} left out, {changes[key].rule} sets it to {changes[key].after}"
                 )
         elif (before := hyp.get(key, settings[key].default)) == value:
-            notes.append(f"{line.rule}: {key} {value} is in use already")
+            if is_on(value):  # what is off and is to be off is no news
+                notes.append(f"{line.rule}: {key} {value} is in use already")
         elif _is_stronger(key, before, value):
             notes.append(f"{line.rule}: {key} {value} left out, {before} is in use already")
         else:
