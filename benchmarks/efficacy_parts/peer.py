@@ -41,7 +41,7 @@ class PeerSetup(Setup):
     @property
     def state(self) -> Path:
         """The initial tensors, in a file that another program can read."""
-        return self.work / "state.pt"
+        return self.work / "state.npz"
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,14 @@ def version_of(python: str) -> str:
 
 def write_state(weights: Path, file: Path) -> None:
     """Write the tensors of a checkpoint's network as plain data, for a program that cannot unpickle its classes."""
-    import torch
+    import numpy as np
 
     from utils.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(weights)
-    state = (checkpoint.get("ema") or checkpoint["model"]).float().state_dict()
-    make_whole(file, lambda path: torch.save(dict(state), path))
+    network = (checkpoint.get("ema") or checkpoint["model"]).float()
+    tensors: dict[str, Any] = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    make_whole(file, lambda path: np.savez(path, **tensors))
 
 
 def finish(cell: PeerCell, device: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ultralytics import YOLO, settings
 
@@ -45,7 +46,8 @@ def main() -> None:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     begun = folder / "begun.pt"
-    beginning(torch.load(job["state"], weights_only=True)).save(begun)
+    with np.load(job["state"]) as arrays:
+        beginning({name: torch.from_numpy(arrays[name]) for name in arrays.files}).save(begun)
     shared = {"data": job["data"], "imgsz": job["img"], "batch": job["batch"], "device": job["device"],
               "workers": job["workers"], "plots": False, "exist_ok": True, "verbose": False}  # fmt: skip
     YOLO(begun).train(
