@@ -151,7 +151,7 @@ def run_cells(opt: argparse.Namespace, grid: Grid, children: Children, write: Ca
         grid.start(slots(opt))
         failed = grid.wait()
     except (KeyboardInterrupt, Stopped):
-        say("stopping; the runs under way save where they are")
+        say("stopping; the command given again goes on")
         children.stop()
         grid.wait()
         raise

@@ -80,11 +80,12 @@ def write_report(opt: argparse.Namespace, results: Results) -> None:
 def main() -> None:
     """Carry out what the options ask for."""
     opt = build_parser().parse_args()
-    efficacy.check_options(opt)
-    children, results = Children(), Results(opt.csv)
+    results = Results(opt.csv)
     if opt.report:
         write_report(opt, results)
         return
+    efficacy.check_options(opt)
+    children = Children()
     setup = make_setup(opt, children)
     efficacy.hold_work(setup.work)
     peer.write_state(setup.weights, setup.state)

@@ -496,9 +496,11 @@ def test_a_run_trained_anew_keeps_its_figures_and_tells_the_new_ones(tmp_path: P
     (plain, seesaw), path = make_cells(tmp_path, None, ["none", "seesaw"]), tmp_path / "results.csv"
     old = a_row("none", 0, 2.5, "parts", settings=plain.settings(), again="identical; trained anew for later arms: x")
     results.Results(path).add(old)
-    run = grid.Grid([plain, seesaw], results.Results(path), Finisher(), lambda _: None)
+    said: list[str] = []
+    run = grid.Grid([plain, seesaw], results.Results(path), Finisher(), said.append)
     run.start(["cpu"])
     assert run.wait() == {}
+    assert said[0] == "parts none 0: identical; trained anew for later arms: rare 2.5 and 1.0"
     kept = results.Results(path).find(grid.key(plain))
     assert kept["rare"] == 2.5 and kept["again"] == "identical; trained anew for later arms: rare 2.5 and 1.0"
     assert again.with_second(kept, kept)["again"] == "identical; trained anew for later arms: same figures"

@@ -244,6 +244,15 @@ def test_the_section_is_written_between_its_markers(tmp_path: Path) -> None:
     assert "| cls_pw | +2.5 | +0.0 | +0.0 | +0.0 |" in text and "### parts, yolov5nu" in text and "old" not in text
 
 
+def test_the_report_needs_neither_peer_nor_weights(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes((ROOT / "docs" / "evidence.md").read_bytes())
+    words = [sys.executable, str(ROOT / "benchmarks" / "efficacy_peer.py"), "--report", "--page", str(page)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert page.read_bytes() == (ROOT / "docs" / "evidence.md").read_bytes(), "the page and the CSV file disagree"
+
+
 def test_the_page_has_room_for_the_section() -> None:
     text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert text.count(report.BEGIN.format("peer", "efficacy_peer.py")) == 1

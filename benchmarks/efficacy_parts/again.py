@@ -43,8 +43,8 @@ def run_again(cell: Cell, device: str) -> str:
 def with_second(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Return the row of a run that was trained again because its weights were gone, with a note on what came out.
 
-    Its figures stay: the arms beside it were compared with them. On another kind of processor a training takes another
-    course, so that the second figures show how far chance alone goes.
+    Its figures stay: the arms beside it were compared with them. Others come out on another kind of processor, or where
+    the program has changed what it trains since; then the old row and the arms beside it are to be run again.
     """
     apart = [name for name in FIGURES if f"{first[name]:.4f}" != f"{second[name]:.4f}"]
     told = LATER + (", ".join(f"{name} {first[name]:.1f} and {second[name]:.1f}" for name in apart) or "same figures")

@@ -133,7 +133,10 @@ class Grid:
                 self._end(cell, str(error) if isinstance(error, WorkError) else f"{cell.title}: {error!r}")
                 continue
             first = self.results.find(key(cell))
-            self.results.add(row if first is None else with_second(first, row))
+            if first is not None:
+                row = with_second(first, row)
+                self.say(f"{cell.title}: {row['again']}")
+            self.results.add(row)
             self._end(cell, "")
 
     def _next(self) -> Cell | None:
